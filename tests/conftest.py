@@ -1,0 +1,25 @@
+"What all tests share. Set before torch and matplotlib are imported: few threads (the networks are tiny), no window."
+import os, random
+os.environ.setdefault('OMP_NUM_THREADS', str(min(2, os.cpu_count())))
+os.environ.setdefault('MPLBACKEND', 'Agg')
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+@pytest.fixture(scope='session')
+def root(): return ROOT
+
+@pytest.fixture(scope='session')
+def shared():
+    "Folder of recorded outputs and sample data that are too large for the repository"
+    path = Path(os.environ.get('SPADE_SHARED') or ROOT.parent/'shared')
+    if path.is_dir(): return path
+    msg = f'no folder {path}: set SPADE_SHARED to the folder of recorded outputs and sample data'
+    (pytest.fail if os.environ.get('CI') == 'true' else pytest.skip)(msg)
+
+@pytest.fixture(autouse=True)
+def same_start():
+    "Every test draws the same random numbers, whichever ran before it"
+    import numpy as np, torch
+    random.seed(42), np.random.seed(42), torch.manual_seed(42)
