@@ -1,5 +1,7 @@
 "Every notebook runs. Cells flagged slow or cuda run when SPADE_TEST_FLAGS lists the flag."
-import os, signal
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 import pytest
 from nbdev.config import get_config
 from nbdev.test import test_nb as run_nb
@@ -10,7 +12,7 @@ nbs = sorted(o for o in cfg.nbs_path.rglob('*.ipynb') if not any(p[0] in '._' fo
 
 @pytest.mark.parametrize('nb', nbs, ids=[o.relative_to(cfg.nbs_path).as_posix() for o in nbs])
 def test_notebook(nb):
-    on_ctrl_c = signal.getsignal(signal.SIGINT)  # run_nb sets its own, which ends the process
-    try: passed, _ = run_nb(nb, skip_flags=cfg.tst_flags, force_flags=os.environ.get('SPADE_TEST_FLAGS', '').split(), basepath=ROOT)
-    finally: signal.signal(signal.SIGINT, on_ctrl_c)
+    flags = os.environ.get('SPADE_TEST_FLAGS', '').split()
+    with ProcessPoolExecutor(1, get_context('spawn')) as alone:  # as a reader opens it: no import of another notebook helps
+        passed, _ = alone.submit(run_nb, nb, skip_flags=cfg.tst_flags, force_flags=flags, basepath=ROOT).result()
     assert passed, f'{nb.name}: the failing cell is under "Captured stderr"'

@@ -1,0 +1,75 @@
+"Reading the recorded outputs of the official code: inputs, weights, expected values and their tolerances."
+import json, re
+from functools import cached_property
+import torch
+from safetensors.torch import load_file
+
+BLOCKS = ['head_0', 'G_middle_0', 'G_middle_1', 'up_0', 'up_1', 'up_2', 'up_3', 'up_4']
+
+def our_key(key):
+    "The name in our networks of an entry of an official state dict"
+    for i, name in enumerate(BLOCKS): key = re.sub(rf'^{name}\.', f'blocks.{i}.', key)
+    key = re.sub(r'^fc\.', 'start.fc.', key)
+    key = re.sub(r'^discriminator_(\d)\.model(\d)\.', r'nets.\1.layers.\2.', key)
+    key = re.sub(r'(layers\.[123])\.0\.0\.', r'\1.0.', key)
+    key = re.sub(r'(layers\.4)\.0\.', r'\1.', key)
+    key = key.replace('weight_orig', 'parametrizations.weight.original')
+    return re.sub(r'weight_([uv])$', r'parametrizations.weight.0._\1', key)
+
+class Fixture:
+    def __init__(self, folder):
+        read = lambda name, reader, default: reader(folder/name) if (folder/name).exists() else default
+        self.folder, self.cfg = folder, json.loads((folder/'config.json').read_text())
+        self.hyper, self.t = self.cfg['hyper'], read('tensors.safetensors', load_file, {})
+        self.noise = read('noise.json', lambda p: json.loads(p.read_text()), {})
+
+    @cached_property
+    def state(self): return load_file(self.folder/'state_dict.safetensors')
+
+    def load(self, net, state=None):
+        "Official weights into our network; every key must fit"
+        net.load_state_dict({our_key(k): v for k, v in (state or self.state).items()})
+        return net
+
+    def cases(self): return sorted({k.split('/')[0] for k in self.t})
+
+    def close(self, got, key):
+        "Compare with the recorded tensor `key` at the tolerance that its float32 noise allows"
+        want = self.t[key]
+        err, largest = self.noise.get(key, (0, 0))
+        rel = 1e-4*largest if 'grad' in key else 1e-5*max(1, largest)
+        atol = max(20*err, rel, 1e-6)
+        diff = (got.detach().float().reshape(want.shape) - want.float()).abs().max().item()
+        assert diff <= atol, f'{self.folder.name} {key}: differs by {diff:.2e}, allowed {atol:.2e}'
+        return diff
+
+    def check(self, net, run, grad_inputs=()):
+        """Outputs in both modes, buffers after one training forward, and gradients to inputs and parameters.
+        `run(case, inputs)` gives a dict of outputs by the fixture's names. Returns how many tensors were compared."""
+        n = 0
+        for case in self.cases():
+            ins = {k.split('/')[2]: v for k, v in self.t.items() if k.startswith(f'{case}/in/')}
+            for mode in self.cfg['modes']:
+                self.load(net).train(mode == 'train').zero_grad()
+                for k in grad_inputs: ins[k] = ins[k].detach().clone().requires_grad_()
+                outs = run(case, ins)
+                for name, o in outs.items():
+                    self.close(o, f'{case}/{mode}/{name}'); n += 1
+                ours = dict(net.state_dict(keep_vars=True))
+                pre = f'{case}/{mode}/post/'
+                for k in self.t:
+                    if k.startswith(pre): self.close(ours[our_key(k[len(pre):])].float(), k); n += 1
+                if f'{case}/{mode}/loss' not in self.t: continue
+                loss = sum((o*self.t[f'{case}/probe/{name}']).sum() for name, o in outs.items())
+                self.close(loss, f'{case}/{mode}/loss')
+                loss.backward()
+                for k in self.t:
+                    kind, _, name = k.removeprefix(f'{case}/{mode}/').partition('/')
+                    if not k.startswith(f'{case}/{mode}/grad'): continue
+                    if kind == 'grad' and name.startswith('input/'): self.close(ins[name[6:]].grad, k)
+                    elif kind == 'grad': self.close(ours[our_key(name.removeprefix('param/'))].grad, k)
+                    else:
+                        g = ours[our_key(name)].grad
+                        self.close(torch.stack([g.sum(), g.norm(), g.abs().max()]), k)
+                    n += 1
+        return n
