@@ -65,7 +65,7 @@ def as_hw(size):
     if min(h,w)<16: raise ValueError(f"size {size} is too small to show land; pass 16 pixels or more a side")
     return int(h),int(w)
 
-# %% ../nbs/00a_landcover.ipynb #c74522087
+# %% ../nbs/00a_landcover.ipynb #c52980017
 @patch
 def lay_frame(self:Land):
     "Lay the bent coordinates `u`, `v` [H,W] over the tile"
@@ -77,7 +77,9 @@ def lay_frame(self:Land):
     self.v = dy*c - dx*s - self.bend(self.u)
 
 @patch
-def bend(self:Land, u): return self.slope*self.reach*np.sin(u/self.reach + self.phase)
+def bend(self:Land, u):
+    "How far `v` is pushed aside at `u`"
+    return self.slope*self.reach*np.sin(u/self.reach + self.phase)
 
 @patch
 def place(self:Land, u, v):
@@ -210,7 +212,7 @@ def park(self:Land, win, lot, a, b):
     car = lot & full & (np.abs(a-4*ka-2)<1.1) & (np.abs(b-8*kb-4)<2.1)
     self.tone[win][car] = np.array([(.4,.4,.45), (1.3,1.3,1.3), (.9,.35,.3), (.4,.55,.85)])[paint][car]
 
-# %% ../nbs/00a_landcover.ipynb #c99246105
+# %% ../nbs/00a_landcover.ipynb #c61150429
 @patch
 def settle(self:Land):
     "Houses along both sides of all streets"
@@ -220,10 +222,11 @@ def settle(self:Land):
             t = s.lo + rng.uniform(0, 20)
             while t < s.hi:
                 flat = rng.random()<.13
-                la,lb,front = rng.uniform((4.5,3.4,3), (7.5,5,7))*(2,1.9,2.4) if flat else rng.uniform((4.5,3.4,3), (7.5,5,7))
+                la,lb,front = rng.uniform((4.5,3.4,3), (7.5,5,7))*((2,1.9,2.4) if flat else 1)
                 t,across = t+la, s.pos + side*(s.width/2+front+lb+1)
                 y,x,angle = self.place(*((t,across) if s.axis==0 else (across,t)))
-                if -20<y<h+20 and -20<x<w+20 and rng.random() < .5+.45*self.town[min(max(int(y),0),h-1), min(max(int(x),0),w-1)]:
+                town = self.town[min(max(int(y),0),h-1), min(max(int(x),0),w-1)]
+                if -20<y<h+20 and -20<x<w+20 and rng.random() < .5+.45*town:
                     turn = (np.pi if side>0 else 0) if s.axis==0 else side*np.pi/2
                     self.house(y, x, angle+turn+rng.normal(0,.03), la, lb, front, flat)
                 t += la + rng.uniform(3.5, 10)
@@ -290,9 +293,9 @@ def scene_edge(self:Land, share=.045):
     (h,w),a,r = self.size, self.rng.uniform(0, 2*np.pi), self.rng.uniform(.25, .8)
     if self.rng.random()<share: self.ids[np.cos(a)*(2*self.x/w-1) + np.sin(a)*(2*self.y/h-1) > r] = NODATA
 
-# %% ../nbs/00a_landcover.ipynb #c99200867
-TEXTURE = np.array([(0,0,0,0), (.012,.02,.03,.02), (.045,.08,.04,.05), (.06,.02,.03,0), (.05,.04,.05,.2), (.03,.03,.06,0), (.035,.05,.06,.03),
-                    (.02,.02,0,0), (.02,.02,.03,0), (.025,.02,.03,0), (.06,0,0,0), (.06,0,0,0), (.06,0,0,0)])
+# %% ../nbs/00a_landcover.ipynb #c47183368
+TEXTURE = np.array([(0,0,0,0), (.012,.02,.03,.02), (.045,.08,.04,.05), (.06,.02,.03,0), (.05,.04,.05,.2), (.03,.03,.06,0),
+                    (.035,.05,.06,.03), (.02,.02,0,0), (.02,.02,.03,0), (.025,.02,.03,0), (.06,0,0,0), (.06,0,0,0), (.06,0,0,0)])
 
 @patch
 def texture(self:Land):
@@ -326,14 +329,15 @@ def paint(self:Land):
     season = self.rng.normal(1, .03) + self.rng.normal(0, .015, 3)
     return np.clip(rgb*season, 0, 255).round().astype(np.uint8)
 
-# %% ../nbs/00a_landcover.ipynb #c76974767
+# %% ../nbs/00a_landcover.ipynb #c81145843
 def landcover_tile(
     seed, # int, or a list of ints such as `[seed, i]`
     size=64, # pixels: an int or (height, width); a larger tile shows more land at the same scale
 ):
     "A piece of land: ids uint8 [H,W] in 0..12 and rgb uint8 [H,W,3]"
     land = Land(seed, size)
-    for step in (Land.lay_frame, Land.fields, Land.woods, Land.waters, Land.lay_streets, Land.settle, Land.plant, Land.scene_edge, Land.texture):
+    for step in (Land.lay_frame, Land.fields, Land.woods, Land.waters, Land.lay_streets, Land.settle, Land.plant,
+                 Land.scene_edge, Land.texture):
         step(land)
     return land.ids.astype(np.uint8), land.paint()
 

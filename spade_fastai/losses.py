@@ -6,7 +6,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/losses.html.md"""
 
 # %% auto #0
 __all__ = ['full', 'GANLoss', 'HingeLoss', 'LeastSquaresLoss', 'OriginalLoss', 'WassersteinLoss', 'FeatureMatchingLoss',
-           'raw_range', 'imagenet_range', 'vgg_weights_path', 'load_vgg19', 'VGGLoss', 'KLDLoss']
+           'raw_range', 'imagenet_range', 'vgg_weights_path', 'load_vgg19', 'VGGLoss', 'KLDLoss', 'GeneratorLoss',
+           'CriticLoss']
 
 # %% ../nbs/06_losses.ipynb #c38326373
 import torch, torchvision, warnings
@@ -138,3 +139,40 @@ class KLDLoss(nn.Module):
     def forward(self, mu:Tensor, logvar:Tensor) -> Tensor:
         mu, logvar = full(mu), full(logvar)
         return .5*(mu.square() + logvar.exp() - 1 - logvar).sum()
+
+# %% ../nbs/06_losses.ipynb #c79295216
+class GeneratorLoss(nn.Module):
+    "The generator's terms by name, unweighted: `gan`, `feat`, `vgg`, `kld`, as far as given"
+    def __init__(self,
+        gan=HingeLoss,              # adversarial loss
+        feat=FeatureMatchingLoss,   # on the critic's features
+        vgg=None,                   # perceptual, e.g. `VGGLoss`
+        kld=None,                   # on mu and logvar of a style encoder, e.g. `KLDLoss`
+    ):
+        super().__init__()
+        parts = dict(gan=gan, feat=feat, vgg=vgg, kld=kld)
+        self.parts = nn.ModuleDict({k: v() for k, v in parts.items() if v is not None})
+
+    @property
+    def names(self) -> list[str]: return list(self.parts)
+
+    def forward(self,
+        fake_pred,            # what the critic said of the fakes: list (scales) of lists (layers)
+        real_pred,            # … of the real pictures
+        output:Tensor,        # fakes [B,3,H,W] in [-1,1]
+        target:Tensor,        # real pictures [B,3,H,W] in [-1,1]
+        mu:Tensor=None,       # [B,nz], with an encoder
+        logvar:Tensor=None,   # [B,nz], with an encoder
+        **_
+    ) -> dict[str, Tensor]:
+        args = dict(feat=(fake_pred, real_pred), vgg=(output, target), kld=(mu, logvar))
+        return {k: part.gen(fake_pred) if k == 'gan' else part(*args[k]) for k, part in self.parts.items()}
+
+class CriticLoss(nn.Module):
+    "The critic's terms by name: `crit_fake`, `crit_real`"
+    names = ['crit_fake', 'crit_real']
+    def __init__(self, gan=HingeLoss):
+        super().__init__()
+        self.gan = gan()
+    def forward(self, fake_pred, real_pred, **_) -> dict[str, Tensor]:
+        return dict(crit_fake=self.gan.crit_fake(fake_pred), crit_real=self.gan.crit_real(real_pred))

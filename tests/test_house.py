@@ -46,6 +46,16 @@ def test_notebooks_are_clean(house):
     dirty = [o for o in names if (house/o).read_bytes() != (ROOT/o).read_bytes()]
     assert not dirty, f'run nbdev-clean: it changes {dirty}'
 
+def test_import_cells_hold_only_imports():
+    "nbdev runs cells that import when it makes the documentation, and no other cell before them"
+    imp, faults = (ast.Import, ast.ImportFrom), []
+    for nb, src in [(o, c) for o in notebooks() for c in code_cells(o)]:
+        if re.search(r'^#\|\s*(export|exporti|exports|eval:\s*false)\b', src, flags=re.M): continue
+        body = ast.parse(re.sub(r'^\s*[%!].*', '', src, flags=re.M)).body
+        if any(isinstance(o, imp) for b in body for o in ast.walk(b)) and not all(isinstance(b, imp) for b in body):
+            faults.append(f'{nb.name}: {src[:60]!r}')
+    assert not faults, 'move the import to a cell of its own:\n' + '\n'.join(faults)
+
 def test_files_are_small():
     ls = ['git', '-c', 'safe.directory=*', 'ls-files', '-zco', '--exclude-standard']  # committed, and what could be
     git = subprocess.run(ls, cwd=ROOT, capture_output=True, text=True)
