@@ -6,7 +6,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/core.html.md"""
 
 # %% auto #0
 __all__ = ['LANDCOVER_CODES', 'plain', 'nearest_index', 'resize_nearest', 'instance_edges', 'Cond', 'MaskEncoder', 'OneHot',
-           'Embed', 'Scalar', 'remember_args', 'seen_lab', 'distinct_colors', 'Palette']
+           'ClassEmbed', 'Scalar', 'remember_args', 'seen_lab', 'distinct_colors', 'Palette']
 
 # %% ../nbs/00_core.ipynb #c14800120
 import csv, functools, inspect
@@ -156,8 +156,8 @@ class OneHot(MaskEncoder):
     def channels(self) -> int: return self.n_ids
     def encode(self, ids): return F.one_hot(ids, self.n_ids).movedim(-1, 1)
 
-# %% ../nbs/00_core.ipynb #c88323182
-class Embed(MaskEncoder):
+# %% ../nbs/00_core.ipynb #c54117801
+class ClassEmbed(MaskEncoder):
     "A learned vector per class: [B,dim(+1),H,W]"
     def __init__(self,
         n_classes:int,         # ids are 0..n_classes-1

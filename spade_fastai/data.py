@@ -20,17 +20,20 @@ import matplotlib.pyplot as plt
 from fastai.vision.all import *
 from .core import Palette, plain
 
-# %% ../nbs/01_data.ipynb #c46981374
+# %% ../nbs/01_data.ipynb #c06067647
 @contextmanager
 def _opened(fn, what):
     "The picture in file `fn`; a broken file is named"
     try:
         with Image.open(io.BytesIO(fn) if isinstance(fn, bytes) else fn) as im:
             n = getattr(im, 'tag_v2', {}).get(277, 1)          # a TIFF's bands; Pillow may read some and drop the rest
-            if n > len(im.getbands()): raise ValueError(f"{what} {_name(fn)} has {n} bands, of which only {len(im.getbands())} can be read; save the ones you need as PNG")
+            if n > len(im.getbands()):
+                raise ValueError(f"{what} {_name(fn)} has {n} bands, of which only {len(im.getbands())} can be read; "
+                                 f"save the ones you need as PNG")
             yield im
     except FileNotFoundError: raise FileNotFoundError(f"there is no {what} {fn}") from None
-    except (OSError, SyntaxError) as e: raise ValueError(f"cannot read {what} {_name(fn)}: {e}; replace the file or take it out") from e
+    except (OSError, SyntaxError) as e:
+        raise ValueError(f"cannot read {what} {_name(fn)}: {e}; replace the file or take it out") from e
 
 def _name(o): return str(o) if isinstance(o, (str, Path)) else f"of type {type(o).__name__}"
 
@@ -58,7 +61,7 @@ def _unknown_color(px, n, name):
     return (f"{name} has colour ({r}, {g}, {b}) in {counts.max()} of {n} pixels{more}; it is not in the colour table: "
             f"add a row with r,g,b = {r},{g},{b} (several colours may share one class)")
 
-# %% ../nbs/01_data.ipynb #c74390647
+# %% ../nbs/01_data.ipynb #c79798350
 _GREY = '1', 'L', 'I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F'
 _STRETCH = {'L;2': 85, 'L;4': 17}    # what Pillow multiplies 2 and 4 bit grey by
 
@@ -73,8 +76,12 @@ def mask_ids(
     if im.mode in ('LA', 'RGBA'): im = _opaque(im, name)
     if im.mode in _GREY: return whole_ids(np.asarray(im), name) // stretch
     if im.mode == 'P':   return _palette_ids(im, table, name)
-    if im.mode != 'RGB': raise ValueError(f"{name} is a picture of mode {im.mode}, which holds no ids; save it as grey (8 or 16 bit), palette or RGB PNG")
-    if table is None:    raise ValueError(f"{name} is an RGB picture; say which colour is which class: pass a class_dict.csv as `codes`, or `table={{(r,g,b): id}}`")
+    if im.mode != 'RGB':
+        raise ValueError(f"{name} is a picture of mode {im.mode}, which holds no ids; save it as grey (8 or 16 bit), "
+                         f"palette or RGB PNG")
+    if table is None:
+        raise ValueError(f"{name} is an RGB picture; say which colour is which class: pass a class_dict.csv as `codes`, "
+                         f"or `table={{(r,g,b): id}}`")
     return color_ids(np.asarray(im), table, name)
 
 def whole_ids(a, name='the mask') -> np.ndarray:
@@ -83,11 +90,13 @@ def whole_ids(a, name='the mask') -> np.ndarray:
         raise ValueError(f"{name} holds fractions or NaN, not class ids; save ids as whole numbers (8 or 16 bit)")
     return a.astype(np.int32)
 
-# %% ../nbs/01_data.ipynb #c48216241
+# %% ../nbs/01_data.ipynb #c83833568
 def _opaque(im, name):
     "`im` without its alpha channel, which must hide nothing"
     n = int((np.asarray(im.getchannel('A')) < 255).sum())
-    if n: raise ValueError(f"{name} is transparent (mode {im.mode}) in {n} pixels, so they have no class; save the mask without an alpha channel")
+    if n:
+        raise ValueError(f"{name} is transparent (mode {im.mode}) in {n} pixels, so they have no class; save the mask "
+                         f"without an alpha channel")
     return im.convert(im.mode[:-1])
 
 def _palette_ids(im, table, name):
@@ -102,41 +111,52 @@ def _palette_ids(im, table, name):
     if not any(known): return idx.astype(np.int32)
     try: color_ids(colors[idx], table, name)
     except ValueError as e:
-        raise ValueError(f"{e}. {name} is a palette file; if its indices are the ids, pass the codes as a list of names, without colours") from None
+        raise ValueError(f"{e}. {name} is a palette file; if its indices are the ids, pass the codes as a list of "
+                         f"names, without colours") from None
 
-# %% ../nbs/01_data.ipynb #c50338770
+# %% ../nbs/01_data.ipynb #c60653885
 def read_class_dict(
     path,          # csv with the columns name,r,g,b and perhaps index; in any order and case
 ) -> tuple:        # list of names; {(r,g,b): id}
     "Class names and colour table from a `class_dict.csv`"
-    with open(path, newline='', encoding='utf-8-sig') as f: rows = [{(k or '').strip().lower(): (v or '').strip() for k,v in r.items() if k} for r in csv.DictReader(f)]
+    with open(path, newline='', encoding='utf-8-sig') as f: rows = list(csv.DictReader(f, skipinitialspace=True))
+    rows = [{k.strip().lower(): (v or '').strip() for k,v in r.items() if k} for r in rows]
     cols = list(rows[0]) if rows else []
     index = first(o for o in cols if o in ('index', 'value', 'id', 'class_id', 'class'))
     missing = [o for o in ('name', 'r', 'g', 'b') if o not in cols]
-    if missing: raise ValueError(f"{path} has the columns {', '.join(cols) or 'none'}; {', '.join(missing)} is missing: the first line must be index,name,r,g,b or name,r,g,b")
+    if missing:
+        raise ValueError(f"{path} has the columns {', '.join(cols) or 'none'}; {', '.join(missing)} is missing: the "
+                         f"first line must be index,name,r,g,b or name,r,g,b")
     names, table = {}, {}
     for n,r in enumerate(rows, 2):
         try: i, color = int(r[index]) if index else _id_of(r['name'], names), tuple(int(r[o]) for o in 'rgb')
         except ValueError: raise ValueError(f"{path}, line {n}: {r} has a value that is not a whole number") from None
         if not all(0 <= o <= 255 for o in color): raise ValueError(f"{path}, line {n}: colour {color} must be 0..255")
-        if table.setdefault(color, i) != i: raise ValueError(f"{path}, line {n}: colour {color} already belongs to class {table[color]}; give each colour to one class")
+        if table.setdefault(color, i) != i:
+            raise ValueError(f"{path}, line {n}: colour {color} already belongs to class {table[color]}; give each "
+                             f"colour to one class")
         names.setdefault(i, r['name'])
-    if sorted(names) != list(range(len(names))): raise ValueError(f"{path} has the indices {sorted(names)}; they must count 0, 1, 2 … without gaps")
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"{path} has the indices {sorted(names)}; they must count 0, 1, 2 … without gaps")
     return [names[i] for i in range(len(names))], table
 
 def _id_of(name, names): return first(i for i,o in names.items() if o == name) if name in names.values() else len(names)
 
-# %% ../nbs/01_data.ipynb #c73739896
+# %% ../nbs/01_data.ipynb #c77488140
 def read_codes(
     path,   # codes.txt, one name a line, or a class_dict.csv
 ) -> list:
     "Class names, in the order of their ids"
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"there is no file {path} with the class names; write one, a name a line, or pass the names as a list")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} with the class names; write one, a name a line, or pass the "
+                                f"names as a list")
     if path.suffix.lower() == '.csv': return read_class_dict(path)[0]
     codes = [o.strip() for o in path.read_text(encoding='utf-8-sig').rstrip().splitlines()]
     if not codes: raise ValueError(f"{path} is empty; write the class names into it, one a line")
-    if '' in codes: raise ValueError(f"{path} has an empty line {codes.index('')+1}, which would shift all later ids; remove it or write a name")
+    if '' in codes:
+        raise ValueError(f"{path} has an empty line {codes.index('')+1}, which would shift all later ids; remove it or "
+                         f"write a name")
     return codes
 
 def find_codes(
@@ -146,11 +166,13 @@ def find_codes(
     for p in (Path(path), Path(path).absolute().parent):
         found = [p/o for o in ('class_dict.csv', 'codes.txt') if (p/o).is_file()]
         if len(found) == 2 and read_codes(found[0]) != read_codes(found[1]):
-            raise ValueError(f"{found[0]} and {found[1]} name different classes or another order; say which is right with `codes=`")
+            raise ValueError(f"{found[0]} and {found[1]} name different classes or another order; say which is right "
+                             f"with `codes=`")
         if found: return found[0]
-    raise FileNotFoundError(f"no codes.txt or class_dict.csv in {path} or the folder above; pass the class names as `codes=`")
+    raise FileNotFoundError(f"no codes.txt or class_dict.csv in {path} or the folder above; pass the class names as "
+                            f"`codes=`")
 
-# %% ../nbs/01_data.ipynb #c75714743
+# %% ../nbs/01_data.ipynb #c50494203
 def check_ids(
     ids:np.ndarray,    # [H,W] integers
     n_classes:int,     # ids must be 0..n_classes-1
@@ -162,9 +184,10 @@ def check_ids(
     bad = ids[((ids < 0) | (ids >= n_classes)) & care]
     if not len(bad): return ids if ignore is None else np.where(care, ids, n_classes)
     vals = np.unique(bad)
-    cure = (f"pass `ignore={vals[0]}` if it means don't-care, or add its name to the codes" if len(vals) == 1 and ignore is None
-            else "only one value can be don't-care (`ignore=`); add names to the codes or change the file")
-    raise ValueError(f"{name} has id{'s'*(len(vals)>1)} {_some(vals)}; classes are 0..{n_classes-1}; {cure} ({len(bad)} pixels)")
+    cure = (f"pass `ignore={vals[0]}` if it means don't-care, or add its name to the codes"
+            if len(vals) == 1 and ignore is None else "only one value can be don't-care (`ignore=`); add names to the codes or change the file")
+    raise ValueError(f"{name} has id{'s'*(len(vals)>1)} {_some(vals)}; classes are 0..{n_classes-1}; {cure} ({len(bad)} "
+                     f"pixels)")
 
 def _some(o, n=4):
     "The first few of `o`, for a message"
@@ -186,7 +209,7 @@ def dihedral(x:PILMask, k:int):
     "One of the eight flips and quarter turns, as fastai has it for `PILImage`"
     return x if k == 0 else x.transpose(k-1)
 
-# %% ../nbs/01_data.ipynb #c18085463
+# %% ../nbs/01_data.ipynb #c25130795
 def open_mask(
     fn,                  # file, bytes, `PIL.Image`, [H,W] or [H,W,3] array, [H,W] or [1,H,W] tensor
     table:dict=None,     # {(r,g,b): id}, for masks in colours
@@ -208,8 +231,10 @@ def _any_ids(o, table, name):
     "[H,W] ids of a file, bytes, picture, array or tensor"
     if isinstance(o, (str, Path, bytes)):
         with _opened(o, 'mask') as im:
-            if im.format in ('JPEG', 'MPO'): raise ValueError(f"{name} is a JPEG, whose compression changes ids around every edge; save masks as PNG")
-            if getattr(im, 'n_frames', 1) > 1: raise ValueError(f"{name} has {im.n_frames} frames; save the one that holds the ids")
+            if im.format in ('JPEG', 'MPO'):
+                raise ValueError(f"{name} is a JPEG, whose compression changes ids around every edge; save masks as PNG")
+            if getattr(im, 'n_frames', 1) > 1:
+                raise ValueError(f"{name} has {im.n_frames} frames; save the one that holds the ids")
             return mask_ids(im, table, name)
     if isinstance(o, Image.Image): return mask_ids(o, table, name)
     a = to_np(plain(o)) if isinstance(o, Tensor) else np.asarray(o)
@@ -218,7 +243,7 @@ def _any_ids(o, table, name):
     if a.ndim != 2: raise ValueError(f"{name} has the shape {list(a.shape)}; a mask is [H,W], or [H,W,3] in colours")
     return whole_ids(a, name)
 
-# %% ../nbs/01_data.ipynb #c22323192
+# %% ../nbs/01_data.ipynb #c21656221
 def open_image(
     fn,   # file, bytes, `PIL.Image`, [H,W,3] uint8 array or `TensorImage`
 ) -> PILImage:
@@ -233,10 +258,11 @@ def open_image(
 def _image_mode(im, name):
     "`im`, if it has 8 bits a channel"
     if im.mode in ('F', 'I') or im.mode.startswith('I;'):
-        raise ValueError(f"{name} has more than 8 bits a channel (mode {im.mode}), which would be clipped; scale it to 8 bit RGB first")
+        raise ValueError(f"{name} has more than 8 bits a channel (mode {im.mode}), which would be clipped; scale it to "
+                         f"8 bit RGB first")
     return im
 
-# %% ../nbs/01_data.ipynb #c17195863
+# %% ../nbs/01_data.ipynb #c24729250
 def pair_by_stem(
     masks,    # mask files
     images,   # image files
@@ -250,15 +276,16 @@ def pair_by_stem(
     if any(lacking):
         said = [f"{len(o)} of {n} {a}s have no {b}: {_some([x.name for x in o])}" for o,n,a,b in
                 ((lacking[0], len(masks), 'mask', 'image'), (lacking[1], len(images), 'image', 'mask')) if o]
-        raise ValueError(f"{'; '.join(said)}. Partners have the same name before the dot (a.png and a.jpg): add the missing files, take "
-                         "these out, or list the pairs in a table and use `from_df`")
+        raise ValueError(f"{'; '.join(said)}. Partners have the same name before the dot (a.png and a.jpg): add the "
+                         "missing files, take these out, or list the pairs in a table and use `from_df`")
     return [(o, by_stem['image'][stem(o)]) for o in masks]
 
 def _unique(fs, stem, what):
     "{stem: file}, if every stem occurs once"
     res = {}
     for o in fs:
-        if res.setdefault(stem(o), o) is not o: raise ValueError(f"two {what}s are called {stem(o)}: {res[stem(o)]} and {o}; keep one of them")
+        if res.setdefault(stem(o), o) is not o:
+            raise ValueError(f"two {what}s are called {stem(o)}: {res[stem(o)]} and {o}; keep one of them")
     return res
 
 # %% ../nbs/01_data.ipynb #c16926522
@@ -276,7 +303,7 @@ def picture_files(
     if not files: raise ValueError(f"no picture files in {path}; masks and images are files such as .png, .tif or .jpg")
     return files
 
-# %% ../nbs/01_data.ipynb #c78699650
+# %% ../nbs/01_data.ipynb #c36205818
 class MaskReader(Transform):
     "Opens masks of one data set: files, pictures, arrays or tensors to checked class ids"
     input_types = Path, str, bytes, Tensor, np.ndarray, Image.Image
@@ -293,24 +320,28 @@ class MaskReader(Transform):
         if not self.codes: raise ValueError("`codes` is empty; give one name for each class, in the order of the ids")
         self.n_classes, colors = len(self.codes), {i: c for c,i in reversed((table or {}).items())}
         if colors and not set(colors) <= set(range(self.n_classes)):
-            raise ValueError(f"the colour table has the ids {sorted(colors)}, but there are {self.n_classes} codes; each id needs a name")
-        self.palette = Palette(self.codes, [colors[i] for i in range(self.n_classes)] if len(colors) == self.n_classes else None)
+            raise ValueError(f"the colour table has the ids {sorted(colors)}, but there are {self.n_classes} codes; "
+                             f"each id needs a name")
+        full = len(colors) == self.n_classes
+        self.palette = Palette(self.codes, [colors[i] for i in range(self.n_classes)] if full else None)
 
     def encodes(self, o): return open_mask(o, self.table, self.n_classes, self.ignore)
 
-# %% ../nbs/01_data.ipynb #c45155647
+# %% ../nbs/01_data.ipynb #c90919719
 class SameSize(ItemTransform):
     "Refuses an item whose mask and image differ in size"
     order = -1
     def encodes(self, o):
-        if len(o) > 1 and isinstance(o[0], Image.Image) and isinstance(o[1], Image.Image): same_size(*[(x.size, getattr(x, 'fn', '')) for x in o[:2]])
+        if len(o) > 1 and all(isinstance(x, Image.Image) for x in o[:2]):
+            same_size(*[(x.size, getattr(x, 'fn', '')) for x in o[:2]])
         return o
 
 def same_size(mask, image):
     "Compares (size, name) of a mask and its image"
     (s, m), (t, i) = mask, image
-    if tuple(s) != tuple(t): raise ValueError(f"mask {m} is {s[0]}x{s[1]} but image {i} is {t[0]}x{t[1]} (width x height); crop or resize "
-                                              "one of the files so that both show the same ground, or pair the mask with its own image")
+    if tuple(s) != tuple(t):
+        raise ValueError(f"mask {m} is {s[0]}x{s[1]} but image {i} is {t[0]}x{t[1]} (width x height); crop or resize "
+                         "one of the files so that both show the same ground, or pair the mask with its own image")
 
 class AddPalette(Transform):
     "Hangs the palette on a decoded mask, for showing it"
@@ -319,10 +350,10 @@ class AddPalette(Transform):
         o.palette = self.palette
         return o
 
-# %% ../nbs/01_data.ipynb #c69023810
+# %% ../nbs/01_data.ipynb #c75303688
 class FloatMask(TensorMask):
     "[B,H,W] float mask on its way through augmentation; -1 is outside of the picture"
-    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Reflection, align_corners=True):
+    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='reflection', align_corners=True):
         up = TensorImage(plain(self)[:, None] + 1)       # from one on, because padding is zero
         return FloatMask(plain(up.affine_coord(mat, coord_tfm, sz, 'nearest', pad_mode, align_corners))[:, 0] - 1)
 
@@ -342,8 +373,8 @@ class MaskToLong(Transform):
         x = plain(o).long()
         outside = x < 0
         if self.ignore is None and outside.any():
-            raise ValueError("an augmentation padded masks with zeros, and such pixels have no class; use `pad_mode='reflection'`, or pass "
-                             "`ignore=255` to have them as don't-care")
+            raise ValueError("an augmentation padded masks with zeros, and such pixels have no class; use "
+                             "`pad_mode='reflection'`, or pass `ignore=255` to have them as don't-care")
         return TensorMask(x.masked_fill(outside, self.n_classes))
 
 # %% ../nbs/01_data.ipynb #c98012888
@@ -353,7 +384,7 @@ class ImageToFloat(Transform):
     def encodes(self, o:TensorImage): return o.float().div_(255.)
     def decodes(self, o:TensorImage): return o.clamp(0., 1.)
 
-# %% ../nbs/01_data.ipynb #c80333763
+# %% ../nbs/01_data.ipynb #c31165147
 class SpadeDL(TfmdDL):
     "A `TfmdDL` that knows its classes and its picture size; `dls` passes these on"
     @property
@@ -362,12 +393,13 @@ class SpadeDL(TfmdDL):
     codes     = property(lambda self: self._info.palette.codes)
     n_classes = property(lambda self: len(self._info.palette.codes))
     ignore    = property(lambda self: self._info.ignore)
+    reader    = property(lambda self: first(self.dataset.tls[0].tfms.fs, risinstance(MaskReader)))   # opens masks as the training masks were
 
     @property
     def size(self):
         "(height, width) of a batch: what the last resizing transform says, or the size of the first item"
-        sizes  = [(o.size[1], o.size[0]) for o in self.after_item.fs if getattr(o, 'size', None) is not None]
-        sizes += [(o.size, o.size) if isinstance(o.size, int) else tuple(o.size) for o in self.after_batch.fs if getattr(o, 'size', None) is not None]
+        item, batch = [[o.size for o in p.fs if getattr(o, 'size', None) is not None] for p in (self.after_item, self.after_batch)]
+        sizes = [(h, w) for w,h in item] + [(o, o) if isinstance(o, int) else tuple(o) for o in batch]
         return sizes[-1] if sizes else tuple(self.do_item(0)[0].shape[-2:]) if len(self.dataset) else None
 
 def SpadeMaskBlock(
@@ -382,7 +414,8 @@ def SpadeMaskBlock(
 
 def SpadeImageBlock():
     "A `TransformBlock` for RGB images: [B,3,H,W] float in [-1,1]"
-    return TransformBlock(type_tfms=open_image, batch_tfms=[ImageToFloat, Normalize.from_stats((.5,)*3, (.5,)*3, cuda=False)])
+    half = (.5,)*3
+    return TransformBlock(type_tfms=open_image, batch_tfms=[ImageToFloat, Normalize.from_stats(half, half, cuda=False)])
 
 def SpadeBlock(
     codes,            # class names, or a codes.txt or class_dict.csv with them
@@ -392,7 +425,7 @@ def SpadeBlock(
     "The two blocks of a mask-to-image data set, for `DataBlock(blocks=SpadeBlock(codes))`"
     return SpadeMaskBlock(codes, table, ignore), SpadeImageBlock()
 
-# %% ../nbs/01_data.ipynb #c90552080
+# %% ../nbs/01_data.ipynb #c16062529
 def show_tiles(
     rows,                             # tuples (mask, image, ...): [H,W] ids and [3,H,W] pictures in [0,1]
     palette:Palette=None,             # colours and names; default: the palette on the first mask
@@ -405,7 +438,8 @@ def show_tiles(
     "Draws tuples of mask and pictures, with one legend of the classes present"
     rows = [tuple(r) for r in rows]
     k, fig = len(rows[0]), None
-    if palette is None: palette = getattr(rows[0][0], 'palette', None) or Palette([f'class {i}' for i in range(int(max(r[0].max() for r in rows)) + 1)])
+    if palette is None: palette = getattr(rows[0][0], 'palette', None)
+    if palette is None: palette = Palette([f'class {i}' for i in range(int(max(r[0].max() for r in rows)) + 1)])
     if ctxs is None:
         ncols = min(ncols or max(1, 6//k), len(rows))
         nrows, lcols = math.ceil(len(rows)/ncols), max(2, ncols*k)
@@ -413,10 +447,12 @@ def show_tiles(
         size = sz*ncols*k, sz*nrows + .25 + .18*math.ceil(len(named)/lcols)          # pictures, titles, legend
         fig, axs = plt.subplots(nrows, ncols*k, figsize=figsize or size, squeeze=False, dpi=72, layout='constrained')
         fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)
-        fig.legend(handles=named, loc='outside lower center', ncols=lcols, fontsize=7, frameon=False, borderpad=0, columnspacing=1)
+        fig.legend(handles=named, loc='outside lower center', ncols=lcols, fontsize=7, frameon=False, borderpad=0,
+                   columnspacing=1)
         ctxs = axs.flatten()
     for i, (ax, o) in enumerate(zip(ctxs, [o for r in rows for o in r])):
-        ax.imshow(palette.paint(o) if i % k == 0 else plain(o).detach().cpu().float().clamp(0, 1).permute(1, 2, 0), interpolation='nearest')
+        pic = palette.paint(o) if i % k == 0 else plain(o).detach().cpu().float().clamp(0, 1).permute(1, 2, 0)
+        ax.imshow(pic, interpolation='nearest')
         if fig and i < ncols*k: ax.set_title(titles[i % k], fontsize=8, pad=2)
     for ax in ctxs: ax.set_axis_off()
     return ctxs
@@ -433,10 +469,12 @@ def show_batch(x:TensorMask, y:None, samples, ctxs=None, max_n=6, ncols=None, fi
 def show_results(x:TensorMask, y:TensorImage, samples, outs, ctxs=None, max_n=6, ncols=None, figsize=None, **kwargs):
     return show_tiles([tuple(s) + tuple(o) for s,o in zip(samples, outs)][:max_n], ncols=ncols, figsize=figsize, ctxs=ctxs)
 
-# %% ../nbs/01_data.ipynb #c50944523
+# %% ../nbs/01_data.ipynb #c62908319
 def _missing(files, what, limit=4):
     gone = [o for o in files if not o.is_file()]
-    if gone: raise ValueError(f"{len(gone)} of {len(files)} {what}s are not there: {_some(gone, limit)}; correct the paths or take these rows out")
+    if gone:
+        raise ValueError(f"{len(gone)} of {len(files)} {what}s are not there: {_some(gone, limit)}; correct the paths "
+                         f"or take these rows out")
 
 def _look_ahead(pairs, reader, n):
     "Compares the header sizes of all `pairs` and reads `n` masks, evenly spread"
@@ -452,7 +490,7 @@ class PairPart(ItemTransform):
     def __init__(self, i): super().__init__(); self.i = i
     def encodes(self, o): return o[self.i] if isinstance(o, list) else o
 
-# %% ../nbs/01_data.ipynb #c37606737
+# %% ../nbs/01_data.ipynb #c10578446
 class SpadeItemList:
     "Masks on their way to `DataLoaders`; each step returns a new list"
     def __init__(self,
@@ -475,10 +513,11 @@ class SpadeItemList:
 
     def __len__(self): return len(self.masks)
     def __repr__(self):
-        split = 'not split' if self.splits is None else f'{len(self.splits[0])} for training, {len(self.splits[1])} for validation'
-        return f"SpadeItemList: {len(self)} masks in {self.path.name}, {self.reader.n_classes} classes, {split}, images {'not known' if self.images is None else 'known'}"
+        known = '' if self.images is not None else 'not '
+        split = 'not split' if self.splits is None else '{} for training, {} for validation'.format(*map(len, self.splits))
+        return f"SpadeItemList: {len(self)} masks in {self.path.name}, {self.reader.n_classes} classes, {split}, images {known}known"
 
-# %% ../nbs/01_data.ipynb #c07105628
+# %% ../nbs/01_data.ipynb #c47399479
 @patch(cls_method=True)
 def from_folder(cls:SpadeItemList,
     path,             # folder of the masks, searched with all folders below it
@@ -504,7 +543,9 @@ def from_df(cls:SpadeItemList,
 ):
     "The pairs that a table lists; images need no further step"
     for c in (mask_col, image_col):
-        if c not in df.columns: raise ValueError(f"the table has no column {c!r} but {_some(df.columns, 9)}; name the columns with `mask_col=` and `image_col=`")
+        if c not in df.columns:
+            raise ValueError(f"the table has no column {c!r} but {_some(df.columns, 9)}; name the columns with "
+                             f"`mask_col=` and `image_col=`")
     if not len(df): raise ValueError("the table has no rows; give one row for each pair of mask and image")
     masks, images = [Path(path)/masks/str(o) for o in df[mask_col]], [Path(path)/images/str(o) for o in df[image_col]]
     _missing(masks, 'mask'); _missing(images, 'image')
@@ -551,18 +592,22 @@ def split_by_folder(self:SpadeItemList,
     if not va: raise ValueError(f"no mask lies in a folder {_some(L(valid))}; {lie}")
     return self._split(tr, va, f"none lies in a folder {_some(L(train))}; {lie}")
 
-# %% ../nbs/01_data.ipynb #c75850350
+# %% ../nbs/01_data.ipynb #c40321534
 @patch
 def split_by_files(self:SpadeItemList,
     valid,   # names of the masks to hold back, with or without ending, or a text file with one name a line
 ):
     "Hold back the named masks"
     one = isinstance(valid, (str, Path))
-    if one and not Path(valid).is_file(): raise FileNotFoundError(f"there is no file {valid} with names of masks, one a line; write it or pass a list of names")
+    if one and not Path(valid).is_file():
+        raise FileNotFoundError(f"there is no file {valid} with names of masks, one a line; write it or pass a list of "
+                                f"names")
     names = [o.strip() for o in Path(valid).read_text().splitlines() if o.strip()] if one else [str(o) for o in valid]
     known = {x for o in self.masks for x in (o.name, o.stem)}
     lost = [o for o in names if Path(o).name not in known]
-    if lost: raise ValueError(f"{len(lost)} of {len(names)} names to hold back are no masks: {_some(lost)}; masks are called {_some([o.name for o in self.masks], 2)}")
+    if lost:
+        raise ValueError(f"{len(lost)} of {len(names)} names to hold back are no masks: {_some(lost)}; masks are called "
+                         f"{_some([o.name for o in self.masks], 2)}")
     names = {Path(o).name for o in names}
     va = _where(o.name in names or o.stem in names for o in self.masks)
     return self._split(sorted(set(range(len(self))) - set(va)), va, "all are held back")
@@ -583,10 +628,12 @@ def split_by_col(self:SpadeItemList,
 ):
     "Split by a column of the table"
     if self.df is None or col not in self.df.columns:
-        raise ValueError(f"there is no column {col!r}" + ("; begin with `from_df` or `from_csv`" if self.df is None else f" in the table, only {_some(self.df.columns, 9)}"))
+        there = "; begin with `from_df` or `from_csv`" if self.df is None else f" in the table, only {_some(self.df.columns, 9)}"
+        raise ValueError(f"there is no column {col!r}{there}")
     va = self.df[col].isin(L(valid))
     tr = ~va if train is None else self.df[col].isin(L(train))
-    return self._split(_where(tr), _where(va), f"column {col!r} has the values {_some(self.df[col].unique(), 9)}; name them with `train=` and `valid=`")
+    return self._split(_where(tr), _where(va), f"column {col!r} has the values {_some(self.df[col].unique(), 9)}; "
+                       "name them with `train=` and `valid=`")
 
 @patch
 def split_none(self:SpadeItemList):
@@ -612,17 +659,17 @@ def label_from_folder(self:SpadeItemList,
     pairs = pair_by_stem(self.masks, picture_files(places[0] if places else images))
     return self._new(images=[i for _,i in pairs])
 
-# %% ../nbs/01_data.ipynb #c12072773
+# %% ../nbs/01_data.ipynb #c59533261
 @patch
 def transform(self:SpadeItemList,
-    size=None,        # one number, or (height, width): short side resized, then cropped, random in training and centred in validation
+    size=None,        # one number, or (height, width): short side resized, then cropped, at random in training
     item_tfms=None,   # fastai transforms of one mask and image; default: a horizontal flip half of the time; [] for none
     batch_tfms=None,  # fastai transforms of a batch, such as `aug_transforms()`
 ):
     "Size and augmentation"
-    return self._new(size=size, item_tfms=None if item_tfms is None else L(item_tfms), batch_tfms=None if batch_tfms is None else L(batch_tfms))
+    return self._new(size=size, item_tfms=item_tfms, batch_tfms=batch_tfms)
 
-# %% ../nbs/01_data.ipynb #c52054550
+# %% ../nbs/01_data.ipynb #c65944109
 @patch
 @delegates(FilteredBase.dataloaders, but=['shuffle_train', 'dl_type'])
 def dataloaders(self:SpadeItemList,
@@ -632,24 +679,27 @@ def dataloaders(self:SpadeItemList,
     **kwargs
 ) -> DataLoaders:
     "Batches of (mask, image)"
-    todo = [o for o,x in (('a split: call `split_by_rand_pct()`, `split_by_folder()`, `split_by_files()`, `split_by_col()` or `split_none()`', self.splits),
-                          ('images: call `label_from_folder(...)` or `label_from_func(...)`', self.images)) if x is None]
+    todo = []
+    if self.splits is None: todo.append("a split: call `split_by_rand_pct()`, `split_by_folder()` or another `split_…`, or `split_none()`")
+    if self.images is None: todo.append("images: call `label_from_folder(...)` or `label_from_func(...)`")
     if todo: raise ValueError(f"before `dataloaders`, the list needs {' and '.join(todo)}")
     train, valid = self.splits
     if len(train) < bs and kwargs.get('drop_last', kwargs.get('shuffle', True)):
-        raise ValueError(f"bs={bs}, but only {len(train)} masks are for training, so there is no full batch; pass bs={len(train)} or less, or add data")
+        raise ValueError(f"bs={bs}, but only {len(train)} masks are for training, so there is no full batch; pass "
+                         f"bs={len(train)} or less, or add data")
     pairs, r = L(zip(self.masks, self.images)), self.reader
     _look_ahead(pairs[train + valid], r, check)
-    block = DataBlock(blocks=SpadeBlock(r.codes, r.table, r.ignore), getters=[PairPart(0), PairPart(1)], splitter=lambda o: self.splits,
-                      item_tfms=([] if self.size is None else [Resize(self.size)]) + L(FlipItem() if self.item_tfms is None else self.item_tfms),
-                      batch_tfms=self.batch_tfms)
+    item_tfms = L(FlipItem() if self.item_tfms is None else self.item_tfms)
+    if self.size is not None: item_tfms = Resize(self.size) + item_tfms
+    block = DataBlock(blocks=SpadeBlock(r.codes, r.table, r.ignore), getters=[PairPart(0), PairPart(1)],
+                      splitter=lambda o: self.splits, item_tfms=item_tfms, batch_tfms=self.batch_tfms)
     return block.dataloaders(pairs, bs=bs, num_workers=num_workers, **kwargs)
 
 # %% ../nbs/01_data.ipynb #c79517457
 class SpadeDataLoaders(DataLoaders):
     "Factory methods for `DataLoaders` of masks and images"
 
-# %% ../nbs/01_data.ipynb #c03294721
+# %% ../nbs/01_data.ipynb #c26974238
 @patch(cls_method=True)
 @delegates(SpadeItemList.dataloaders)
 def from_folder(cls:SpadeDataLoaders,
@@ -670,7 +720,8 @@ def from_folder(cls:SpadeDataLoaders,
     "Pairs with equal stems in two folders"
     path, masks, images = Path(path), L(masks), L(images)
     if len(masks) != len(images) or len(masks) > 2:
-        raise ValueError(f"`masks={_some(masks)}` and `images={_some(images)}` must be one folder each, or two each: (training, validation)")
+        raise ValueError(f"`masks={_some(masks)}` and `images={_some(images)}` must be one folder each, or two each: "
+                         f"(training, validation)")
     parts = [pair_by_stem(picture_files(path/m), picture_files(path/i)) for m,i in zip(masks, images)]
     pairs, n = parts[0] + (parts[1] if len(parts) > 1 else []), len(parts[0])
     il = SpadeItemList([m for m,_ in pairs], codes, path, table, ignore, images=[i for _,i in pairs])

@@ -33,7 +33,7 @@ def test_spade_resblk(fixture, name):
     assert f.check(net, lambda case, i: dict(out=net(i['x'], Cond(seg=i['seg']))), ('x', 'seg')) > 40
 
 def official_generator(h, **kw):
-    layout = dict(normal=normal, more=more, most=most)[h['num_upsampling_layers']]
+    layout = layouts[h['num_upsampling_layers']]
     width = h['crop_size']//2**sum(layout['ups'])
     start = partial(NoiseStart, nz=256, size=(round(width/h['aspect_ratio']), width)) if h['use_vae'] else MapStart
     encode = partial(OneHot, dontcare=h['contain_dontcare_label'], edges=not h['no_instance'])
