@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/gan.html.md"""
 __all__ = ['GAN', 'resting', 'gan_splitter', 'gan_adam', 'PixelLoss', 'LossTerm', 'LossTerms', 'GANLearner', 'GANSwitcher',
            'BothOnEachBatch', 'FixedGANSwitcher', 'AdaptiveGANSwitcher', 'random_state_kept', 'SampleGrid']
 
-# %% ../nbs/07_gan.ipynb #c50702349
+# %% ../nbs/07_gan.ipynb #c73874060
 import random
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +16,8 @@ import numpy as np, matplotlib.pyplot as plt
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from fastcore.all import IN_NOTEBOOK, L, delegates
-from fastai.vision.all import Learner, Callback, Metric, OptimWrapper, TensorImage
+from fastcore.all import IN_NOTEBOOK, L, delegates, patch
+from fastai.vision.all import Callback, Learner, Metric, OptimWrapper, ParamScheduler, SchedLin, SchedNo, TensorImage, combine_scheds
 from .core import *
 from .losses import *
 
@@ -214,7 +214,25 @@ class AdaptiveGANSwitcher(GANSwitcher):
         thresh = self.thresh[self.who]
         if thresh is None or self.learn.last_loss[self.who] < thresh: self.who = 'generator' if self.who == 'critic' else 'critic'
 
-# %% ../nbs/07_gan.ipynb #c10853943
+# %% ../nbs/07_gan.ipynb #c96444922
+@patch
+@delegates(Learner.fit, but=['n_epoch', 'lr', 'reset_opt'])
+def fit_flat_lin(self:Learner,
+    n_flat:int,    # epochs at the full rate
+    n_decay:int,   # epochs in which it falls to zero
+    lr=None,       # one rate, or a slice; the learner's own by default
+    cbs=None,      # further callbacks
+    **kwargs
+):
+    "Train at a constant rate, then at one that falls linearly to zero"
+    if self.opt is None: self.create_opt()
+    self.opt.set_hyper('lr', self.lr if lr is None else lr)
+    lrs = np.array([h['lr'] for h in self.opt.hypers])
+    n, flat, fall = n_flat + n_decay, SchedNo(lrs, lrs), SchedLin(lrs, 0.*lrs)
+    sched = flat if not n_decay else fall if not n_flat else combine_scheds([n_flat/n, n_decay/n], [flat, fall])
+    self.fit(n, cbs=[ParamScheduler({'lr': sched}), *L(cbs)], **kwargs)
+
+# %% ../nbs/07_gan.ipynb #c00625592
 @contextmanager
 def random_state_kept(
     seed:int=None  # inside, torch's random numbers start from here
@@ -248,12 +266,14 @@ class SampleGrid(Callback):
 
     def after_epoch(self):
         if (self.epoch + 1) % self.every and self.epoch + 1 < self.n_epoch: return
+        in_notebook = self.show and self.learn.create_mbar and IN_NOTEBOOK
+        if self.folder is None and not in_notebook: return
         fig = self.draw()
         if self.folder is not None:
             path = Path(self.folder)
             path.mkdir(parents=True, exist_ok=True)
             fig.savefig(path/f'epoch_{self.epoch:03d}.png', dpi=100, bbox_inches='tight')
-        if self.show and self.learn.create_mbar and IN_NOTEBOOK:
+        if in_notebook:
             from IPython.display import display
             self.handle = display(fig, display_id=True) if self.handle is None else self.handle.update(fig) or self.handle
         plt.close(fig)

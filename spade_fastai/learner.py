@@ -104,12 +104,12 @@ def spade_learner(
     learn.model.to(dls.device)
     return learn
 
-# %% ../nbs/08_learner.ipynb #c08975683
+# %% ../nbs/08_learner.ipynb #c97113105
 def generate(
     generator:nn.Module,   # a `SPADEGenerator`
     mask,                  # [H,W] class ids: file, PIL picture, array or tensor; or a list of these
     reader=None,           # `MaskReader` that opens masks; by default ids are taken as they are
-    z:Tensor=None,         # [1,nz] or [B,nz], for a generator with noise
+    z:Tensor=None,         # [1,nz] (or as the generator's `start` has it; [B,…] for a list), for a generator with noise
     seed:int=None,         # of the noise, when z is not given
     size=None,             # (height, width) or one number to resize the mask to (nearest) before drawing; its own by default
     instance=None,         # instance ids [H,W], for a generator with an edge channel
@@ -124,7 +124,7 @@ def generate(
         size = (size, size) if isinstance(size, int) else tuple(size)
         ids, inst = resize_nearest(ids, size), None if inst is None else resize_nearest(inst, size)
     device, was = next(generator.parameters()).device, generator.training
-    if z is None: z = generator.draw(1, None if seed is None else torch.Generator().manual_seed(seed))
+    if z is None: z = generator.draw(1, ids.shape, None if seed is None else torch.Generator().manual_seed(seed))
     generator.eval()
     try:
         with torch.no_grad(): pic = generator(ids.to(device), None if z is None else z.to(device), None if inst is None else inst.to(device))
