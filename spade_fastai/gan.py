@@ -74,17 +74,18 @@ def gan_adam(
     opt.set_hypers(lr=lr)
     return opt
 
-# %% ../nbs/07_gan.ipynb #c27301233
+# %% ../nbs/07_gan.ipynb #c53991945
 class PixelLoss(nn.Module):
     "Mean absolute difference of pictures in [-1,1]: what `valid_loss` shows"
     def __init__(self, reduction:str='mean'):
         super().__init__()
         self.reduction = reduction
-    def forward(self, pred:Tensor, targ:Tensor) -> Tensor: return F.l1_loss(plain(pred), plain(targ), reduction=self.reduction)
+    def forward(self, pred:Tensor, targ:Tensor) -> Tensor:
+        return F.l1_loss(plain(pred).contiguous(), plain(targ).contiguous(), reduction=self.reduction)  # fastai calls `view` on it
     def activation(self, x): return x
     def decodes(self, x): return TensorImage(x)
 
-# %% ../nbs/07_gan.ipynb #c56492297
+# %% ../nbs/07_gan.ipynb #c58578713
 class LossTerm(Metric):
     "One term's mean over the last training epoch, as a column"
     def __init__(self, term:str, log): self.term, self.log = term, log
@@ -96,8 +97,12 @@ class LossTerm(Metric):
 class LossTerms(Callback):
     "Collects `learn.terms` after each training batch; `mean(name)` is the epoch's mean, `history` all of them"
     order = 45  # before the Recorder
+    _stateattrs = ('history',)  # not exported
     def __init__(self): self.sums, self.counts, self.history = {}, {}, []
-    def before_fit(self): self.history = []
+    def before_fit(self):
+        self.history = []
+        if hasattr(self.learn, 'gradient_accumulation'):
+            raise ValueError("fastai's GradientAccumulation counts the turns of both networks and drops half of them; use a larger `bs` instead")
     def before_train(self): self.sums, self.counts = {}, {}
     def after_batch(self):
         if not self.training or not self.learn.terms: return
@@ -106,7 +111,7 @@ class LossTerms(Callback):
         self.history.append(dict(self.learn.terms))
     def mean(self, k): return float(self.sums[k]/self.counts[k]) if k in self.sums else None
 
-# %% ../nbs/07_gan.ipynb #c00704746
+# %% ../nbs/07_gan.ipynb #c95974219
 @delegates(Learner.__init__)
 class GANLearner(Learner):
     "Trains `generator` and `critic` on batches (mask, …, real picture); to all else it is a `Learner` of the generator"
@@ -159,7 +164,7 @@ class GANLearner(Learner):
             self.loss_grad = sum(terms.values())
             self.loss = self.loss_grad.detach().clone()
             self('after_loss')
-            self._do_grad_opt()
+            if self.loss_grad.requires_grad: self._do_grad_opt()  # a frozen network is only measured
         self.model.zero_grad(set_to_none=True)  # a resting parameter has no gradient at all, not a zero
         self.terms.update({k: v.detach() for k, v in terms.items()})
         self.last_loss[who] = self.loss
@@ -192,12 +197,15 @@ class BothOnEachBatch(GANSwitcher):
     "Generator, then critic on a fresh fake, on each batch: the recipe of the official code"
     def turns(self): return 'generator', 'critic'
 
-# %% ../nbs/07_gan.ipynb #c74184885
+# %% ../nbs/07_gan.ipynb #c84702113
 class FixedGANSwitcher(GANSwitcher):
     "`n_crit` batches for the critic, then `n_gen` for the generator; the count runs on across epochs and calls of `fit`"
     def __init__(self, n_crit:int=1, n_gen:int=1):
         if min(n_crit, n_gen) < 1: raise ValueError(f"n_crit={n_crit} and n_gen={n_gen} must both be at least 1, or one network is never trained")
         self.n_crit, self.n_gen, self.count = n_crit, n_gen, 0
+    def before_fit(self): self.start = self.count
+    def after_fit(self):
+        if hasattr(self.learn, 'lr_finder'): self.count = self.start  # its batches are undone
     def turns(self): return ('critic',) if self.count % (self.n_crit + self.n_gen) < self.n_crit else ('generator',)
     def after_batch(self): self.count += 1
 
@@ -232,7 +240,7 @@ def fit_flat_lin(self:Learner,
     sched = flat if not n_decay else fall if not n_flat else combine_scheds([n_flat/n, n_decay/n], [flat, fall])
     self.fit(n, cbs=[ParamScheduler({'lr': sched}), *L(cbs)], **kwargs)
 
-# %% ../nbs/07_gan.ipynb #c00625592
+# %% ../nbs/07_gan.ipynb #c17687518
 @contextmanager
 def random_state_kept(
     seed:int=None  # inside, torch's random numbers start from here
@@ -259,13 +267,15 @@ class SampleGrid(Callback):
 
     def before_fit(self):
         self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self, 'gather_preds')
-        self.handle = None
+        self.handle, self.trained = None, False
         if not self.run: return
         dl = self.dls.valid if len(self.dls.valid) else self.dls.train
         with random_state_kept(): self.batch = tuple(o[:self.n] for o in dl.new(shuffle=False, drop_last=False, bs=self.n, num_workers=0).one_batch())
 
+    def before_train(self): self.trained = True  # `validate` ends with after_epoch, too
+
     def after_epoch(self):
-        if (self.epoch + 1) % self.every and self.epoch + 1 < self.n_epoch: return
+        if not self.trained or ((self.epoch + 1) % self.every and self.epoch + 1 < self.n_epoch): return
         in_notebook = self.show and self.learn.create_mbar and IN_NOTEBOOK
         if self.folder is None and not in_notebook: return
         fig = self.draw()

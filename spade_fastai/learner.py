@@ -8,13 +8,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/learner.html.md"""
 __all__ = ['tiny', 'small', 'paper', 'spade_learner', 'generate', 'to_config', 'from_config', 'save_spade', 'read_config',
            'load_gan', 'load_spade']
 
-# %% ../nbs/08_learner.ipynb #c42318271
+# %% ../nbs/08_learner.ipynb #c89083940
 import importlib, json, math, warnings
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from torch import nn, Tensor
-from fastcore.all import delegates, first, patch
+from fastcore.all import L, delegates, first, patch
 from fastai.vision.all import PILImage, TensorImage, to_device
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as st
@@ -74,7 +74,7 @@ def _usable_vgg(gen_loss:dict) -> dict:
         return {k: v for k, v in gen_loss.items() if k != 'vgg'}
     return {**gen_loss, 'vgg': lambda: loss}
 
-# %% ../nbs/08_learner.ipynb #c01841447
+# %% ../nbs/08_learner.ipynb #c99885756
 @delegates(GANLearner.__init__, but=['gen_loss_func', 'crit_loss_func', 'weights', 'lr', 'model'])
 def spade_learner(
     dls,                    # batches of (mask [B,H,W] int64, picture [B,3,H,W] in [-1,1])
@@ -98,7 +98,7 @@ def spade_learner(
     generator, critic = part(generator, SPADEGenerator, 'generator'), part(critic, MultiscaleDiscriminator, 'critic')
     _check_batch(dls, generator)
     if not callable(gen_loss): gen_loss = GeneratorLoss(**_usable_vgg({**preset['gen_loss'], **(gen_loss or {})}))
-    cbs = [*(cbs or []), *([sample_grid()] if sample_grid else [])]
+    cbs = [*L(cbs), *([sample_grid()] if sample_grid else [])]
     learn = GANLearner(dls, generator, critic, gen_loss, crit_loss, weights={**preset['weights'], **(weights or {})},
                        lr=preset['lr'] if lr is None else lr, cbs=cbs, **kwargs)
     learn.model.to(dls.device)

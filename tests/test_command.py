@@ -1,0 +1,86 @@
+"The command spade-train: a run, an interrupted run, a user's folder, real folders, and what it refuses"
+import csv, json, os, signal, subprocess, sys, time
+import numpy as np, pytest
+from PIL import Image
+from conftest import ROOT
+
+CMD = [sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.train import main; main()']
+SMALL = '--tiles 40 --size 32 --bs 4 --device cpu'.split()
+FILES = {'config.json', 'history.csv', 'losses.png', 'model.safetensors', 'report.json', 'samples', 'samples.png'}
+ENV = {**os.environ, 'PYTHONPATH': str(ROOT)}
+
+def spade_train(*args, cwd, **kw): return subprocess.run([*CMD, *map(str, args)], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300, **kw)
+
+def report(out): return json.loads((out/'report.json').read_text())
+
+def test_a_run_and_a_second_one(tmp_path):
+    first = spade_train(*SMALL, '--epochs', 2, cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    out = tmp_path/'spade_run'
+    assert {o.name for o in out.iterdir()} == FILES | {'landcover'}
+    rep = report(out)
+    assert (rep['batches'], rep['epochs'], rep['stopped'], rep['device']) == (18, 2, None, 'cpu')
+    assert 0 < rep['colour_accuracy']['fake'] < rep['colour_accuracy']['real'] < 1 and .1 < rep['peak_memory_GB'] < 4
+    rows = list(csv.DictReader((out/'history.csv').open()))
+    assert len(rows) == 2 and all(float(r['feat']) > 0 for r in rows)
+    assert [o.name for o in sorted((out/'samples').iterdir())] == ['epoch_000.png', 'epoch_001.png']
+    assert np.array(Image.open(out/'samples.png')).std() > 20
+    assert 'feat' in first.stdout and 'samples.png' in first.stdout            # the table of losses, and where to look
+    before = {o: o.stat().st_mtime_ns for o in out.rglob('*')}
+    second = spade_train(*SMALL, '--epochs', 2, cwd=tmp_path)
+    assert second.returncode == 0 and before == {o: o.stat().st_mtime_ns for o in out.rglob('*')}
+    again = report(tmp_path/'spade_run_1')                                       # the same seed gives the same network
+    assert again['colour_accuracy'] == rep['colour_accuracy']
+
+def test_ctrl_c_saves_what_was_learned(tmp_path):
+    run = subprocess.Popen([*CMD, *SMALL, '--epochs', '5000'], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    out, start = tmp_path/'spade_run', time.time()
+    while not (out/'samples/epoch_000.png').exists() and run.poll() is None and time.time() - start < 120: time.sleep(.1)
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    assert FILES <= {o.name for o in out.iterdir()} and report(out)['stopped'] == 'by Ctrl-C' and 'Traceback' not in said
+    from spade_fastai.learner import generate, load_spade
+    assert generate(load_spade(out/'model.safetensors'), np.zeros((32, 32), dtype=np.uint8)).size == (32, 32)
+
+@pytest.fixture
+def colours(tmp_path):
+    "A user's folder: masks in colours, class_dict.csv, split.csv"
+    from spade_fastai.core import LANDCOVER_CODES, Palette
+    from spade_fastai.landcover import landcover_tile
+    path, pal = tmp_path/'mine', Palette(LANDCOVER_CODES)
+    for o in ('masks', 'images'): (path/o).mkdir(parents=True)
+    rows = ['image,mask,split']
+    for i in range(12):
+        ids, rgb = landcover_tile(i, (40, 48))
+        Image.fromarray(pal.paint(ids)).save(path/f'masks/m{i}.png')
+        Image.fromarray(rgb).save(path/f'images/photo{i}.jpg')
+        rows.append(f"photo{i}.jpg,m{i}.png,{'train' if i < 8 else 'val' if i < 11 else 'exclude'}")
+    (path/'split.csv').write_text('\n'.join(rows))
+    (path/'class_dict.csv').write_text('name,r,g,b\n' + '\n'.join(f'{c},{r},{g},{b}' for c, (r, g, b) in zip(pal.codes, pal.colors)))
+    return path
+
+def test_a_folder_of_colour_masks(colours, tmp_path):
+    run = spade_train('--path', colours, '--size', 32, '--bs', 4, '--epochs', 1, '--device', 'cpu', '--out', 'out', cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert '8 pictures to learn from, 3 held back, 13 classes' in run.stdout
+    from spade_fastai.learner import load_spade
+    reader = load_spade(tmp_path/'out/model.safetensors').reader
+    assert reader.codes[1] == 'Water' and reader.table[(0x22, 0x67, 0xa7)] == 1
+
+def test_refusals_are_one_line(colours, tmp_path):
+    for args, says in [(['--path', 'nowhere'], 'there is no folder nowhere'), (['--preset', 'huge'], "no preset 'huge'"),
+                       (['--path', colours, '--size', 60], 'multiples of 8'), (['--path', colours, '--bs', 1], 'bs=1 with batch norm'),
+                       (['--path', colours, '--bs', 9], 'only 8 masks are for training'), (['--path', colours, '--codes', 'no.txt'], 'no.txt')]:
+        run = spade_train(*args, '--epochs', 1, '--device', 'cpu', '--out', 'refused', cwd=tmp_path)
+        assert run.returncode == 1 and says in run.stderr and 'Traceback' not in run.stderr, f'{args}: {run.stderr}'
+    assert not (tmp_path/'refused').exists() or not any((tmp_path/'refused').iterdir())
+
+@pytest.mark.parametrize('folder,args,counts', [('landcover', [], '55 pictures to learn from, 8 held back, 6 classes'),
+                                                ('camvid', ['--masks', 'valannot,testannot', '--images', 'val,test'], '101 pictures to learn from, 233 held back, 12 classes')])
+def test_real_pictures(shared, tmp_path, folder, args, counts):
+    run = spade_train('--path', shared/'data'/folder, *args, '--size', 32, '--epochs', 1, '--device', 'cpu', '--out', 'out', cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert counts in run.stdout
+    acc = report(tmp_path/'out')['colour_accuracy']
+    assert .15 < acc['real'] < .95 and np.isfinite(acc['fake'])
