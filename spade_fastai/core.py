@@ -221,7 +221,7 @@ def distinct_colors(n:int) -> np.ndarray:
         picked.append(int(dist.argmax()))
     return cand[picked[:n]].round().astype(np.uint8)
 
-# %% ../nbs/00_core.ipynb #c50127048
+# %% ../nbs/00_core.ipynb #c21731055
 class Palette:
     "Class names with their colours: paints masks and makes legends"
     dontcare = (128, 128, 128)
@@ -242,6 +242,11 @@ class Palette:
         ids = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
         table = np.concatenate([self.colors, np.array([self.dontcare], dtype=np.uint8)])
         return table[np.where((ids < 0) | (ids >= len(self)), len(self), ids)]
+
+    def id(self, name:str) -> int:
+        "The id of class `name`"
+        if name not in self.codes: raise ValueError(f"there is no class '{name}'; classes are {', '.join(self.codes)}")
+        return self.codes.index(name)
 
     def name(self, i:int) -> str: return self.codes[i] if 0 <= i < len(self) else "don’t-care"
 

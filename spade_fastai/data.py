@@ -425,9 +425,17 @@ def SpadeBlock(
     "The two blocks of a mask-to-image data set, for `DataBlock(blocks=SpadeBlock(codes))`"
     return SpadeMaskBlock(codes, table, ignore), SpadeImageBlock()
 
-# %% ../nbs/01_data.ipynb #c16062529
+# %% ../nbs/01_data.ipynb #c60804666
+def _ids(o): return o if isinstance(o, Tensor) else torch.from_numpy(np.array(o, dtype=np.int64))
+
+def _picture(o):
+    "A picture as [3,H,W] in [0,1]"
+    if isinstance(o, Tensor): return o
+    a = np.asarray(o)
+    return torch.from_numpy(a/255 if a.dtype == np.uint8 else a.copy()).movedim(-1, 0)
+
 def show_tiles(
-    rows,                             # tuples (mask, image, ...): [H,W] ids and [3,H,W] pictures in [0,1]
+    rows,                             # tuples (mask, image, ...): [H,W] ids and [3,H,W] pictures in [0,1], or PIL pictures or arrays of either
     palette:Palette=None,             # colours and names; default: the palette on the first mask
     titles=('mask', 'real', 'fake'),  # above the columns
     ncols:int=None,                   # how many tuples in one line; default: as many as make six pictures
@@ -436,7 +444,7 @@ def show_tiles(
     ctxs=None,                        # axes to draw in, one a picture; no legend then
 ):
     "Draws tuples of mask and pictures, with one legend of the classes present"
-    rows = [tuple(r) for r in rows]
+    rows = [(_ids(r[0]), *map(_picture, r[1:])) for r in rows]
     k, fig = len(rows[0]), None
     if palette is None: palette = getattr(rows[0][0], 'palette', None)
     if palette is None: palette = Palette([f'class {i}' for i in range(int(max(r[0].max() for r in rows)) + 1)])

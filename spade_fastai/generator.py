@@ -41,12 +41,16 @@ class SPADEResBlk(nn.Module):
         x = self.conv_1(self.act(self.norm_1(x, cond)))
         return skip + x
 
-# %% ../nbs/03_generator.ipynb #c78012237
+# %% ../nbs/03_generator.ipynb #c78392894
 class MapStart(nn.Module):
     "First features from the map at the start size by a 3×3 conv: [B,nf,h,w]"
-    size = None
-    def __init__(self, nf:int, encode):
+    def __init__(self,
+        nf:int,                          # channels out
+        encode,                          # gives the number of map channels
+        size:tuple[int, int]=None,       # height and width of the first map, fixed; by default the mask's, divided by the generator's `scale`
+    ):
         super().__init__()
+        self.size = size and tuple(size)
         self.fc = nn.Conv2d(encode.nc, nf, 3, padding=1)
     def z_shape(self, size) -> tuple: return ()
     def forward(self, cond:Cond, size, z=None): return self.fc(cond.at(size).seg)
@@ -67,10 +71,14 @@ class NoiseStart(nn.Module):
 
 class MapNoiseStart(nn.Module):
     "First features from the map and z, [B,nz] repeated over the pixels or [B,nz,h,w], by a 3×3 conv: [B,nf,h,w]"
-    size = None
-    def __init__(self, nf:int, encode, nz:int=64):
+    def __init__(self,
+        nf:int,                          # channels out
+        encode,                          # gives the number of map channels
+        nz:int=64,                       # channels of noise
+        size:tuple[int, int]=None,       # as in `MapStart`
+    ):
         super().__init__()
-        self.nz = nz
+        self.nz, self.size = nz, size and tuple(size)
         self.fc = nn.Conv2d(encode.nc + nz, nf, 3, padding=1)
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor):

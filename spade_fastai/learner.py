@@ -27,9 +27,9 @@ from .discriminator import *
 from .losses import *
 from .gan import *
 
-# %% ../nbs/08_learner.ipynb #c10048215
+# %% ../nbs/08_learner.ipynb #c64066481
 tiny = dict(
-    generator = dict(nf=12, mults=(8, 8, 4, 2, 1), ups=(1, 1, 1, 0), norm=partial(SPADE, hidden=32)),
+    generator = dict(nf=16, mults=(8, 8, 4, 2, 1), ups=(1, 1, 1, 0), norm=partial(SPADE, hidden=16), start=partial(MapFieldStart, nz=16)),
     critic    = dict(nf=16, n_layers=3, n_scales=2),
     gen_loss  = dict(),
     weights   = dict(feat=10),
@@ -104,11 +104,11 @@ def spade_learner(
     learn.model.to(dls.device)
     return learn
 
-# %% ../nbs/08_learner.ipynb #c97113105
+# %% ../nbs/08_learner.ipynb #c51673061
 def generate(
     generator:nn.Module,   # a `SPADEGenerator`
     mask,                  # [H,W] class ids: file, PIL picture, array or tensor; or a list of these
-    reader=None,           # `MaskReader` that opens masks; by default ids are taken as they are
+    reader=None,           # `MaskReader` that opens masks; by default the one that `load_spade` left on the generator
     z:Tensor=None,         # [1,nz] (or as the generator's `start` has it; [B,…] for a list), for a generator with noise
     seed:int=None,         # of the noise, when z is not given
     size=None,             # (height, width) or one number to resize the mask to (nearest) before drawing; its own by default
@@ -117,8 +117,9 @@ def generate(
     "Draw a picture for a mask, in eval mode and without gradients"
     if isinstance(mask, (list, tuple)):
         return [generate(generator, m, reader, z if z is None or len(z) == 1 else z[i:i+1], None if seed is None else seed + i, size, instance) for i, m in enumerate(mask)]
-    reader = reader or MaskReader([str(i) for i in range(generator.n_classes)])
-    ids = torch.from_numpy(np.array(reader.encodes(mask), dtype=np.int64))
+    reader = reader or getattr(generator, 'reader', None)
+    opened = reader.encodes(mask) if reader and reader.ignore is not None else open_mask(mask, reader and reader.table)
+    ids = torch.from_numpy(np.array(opened, dtype=np.int64))
     inst = None if instance is None else torch.as_tensor(np.asarray(instance)).long()
     if size is not None:
         size = (size, size) if isinstance(size, int) else tuple(size)
@@ -179,7 +180,7 @@ def _find(name:str, parts:dict):
     module, _, attr = name.rpartition('.')
     return getattr(importlib.import_module(module), attr)
 
-# %% ../nbs/08_learner.ipynb #c12904490
+# %% ../nbs/08_learner.ipynb #c28665418
 def save_spade(
     gan:GAN,            # generator and critic
     path,               # file to write, `.safetensors`
@@ -220,7 +221,7 @@ def load_gan(
 
 @delegates(load_gan)
 def load_spade(path, **kwargs) -> SPADEGenerator:
-    "The generator from a file that `save_spade` wrote, in eval mode on the CPU; use it with `generate(gen, mask, gen.reader)`"
+    "The generator from a file that `save_spade` wrote, in eval mode on the CPU; use it with `generate(gen, mask)`"
     return load_gan(path, **kwargs).generator
 
 # %% ../nbs/08_learner.ipynb #c15334729

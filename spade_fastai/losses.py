@@ -87,7 +87,7 @@ def imagenet_range(x:Tensor) -> Tensor:
     mean, std = (x.new_tensor(o)[:, None, None] for o in ((.485, .456, .406), (.229, .224, .225)))
     return ((x + 1)/2 - mean)/std
 
-# %% ../nbs/06_losses.ipynb #c65621183
+# %% ../nbs/06_losses.ipynb #c62076432
 def vgg_weights_path() -> Path:
     "Where torchvision keeps, or would keep, the weights of VGG-19"
     url = torchvision.models.VGG19_Weights.IMAGENET1K_V1.url
@@ -98,7 +98,7 @@ def load_vgg19() -> nn.Module:
     try: return torchvision.models.vgg19(weights=torchvision.models.VGG19_Weights.IMAGENET1K_V1).features
     except OSError as e:
         raise RuntimeError(f"VGG-19's weights are not at {vgg_weights_path()} and could not be downloaded ({e}). Download "
-                           f"{torchvision.models.VGG19_Weights.IMAGENET1K_V1.url} to that place, or train without the perceptual loss (`vgg=None`)") from e
+                           f"{torchvision.models.VGG19_Weights.IMAGENET1K_V1.url} to that place, or train without the perceptual loss (`gen_loss=dict(vgg=None)`)") from e
 
 # %% ../nbs/06_losses.ipynb #c25831406
 class VGGLoss(nn.Module):

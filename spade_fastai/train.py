@@ -122,12 +122,12 @@ def plot_samples(learn, path, n:int=12):
     fig.savefig(path, dpi=120, bbox_inches='tight')
     plt.close(fig)
 
-# %% ../nbs/20_train.ipynb #c89226562
+# %% ../nbs/20_train.ipynb #c43567895
 def train(
     path:str=None,          # folder of the data set; default: make the built-in land cover
     codes:str=None,         # codes.txt or class_dict.csv; default: the one in `path`
     size:int=64,            # height and width of the pictures in pixels
-    bs:int=8,               # pictures in a batch
+    bs:int=4,               # pictures in a batch
     epochs:int=None,        # epochs; default: as many as fit into `minutes`
     minutes:float=None,     # at most so long; default 3.5 where `epochs` is not given
     preset:str='tiny',      # tiny, small or paper
