@@ -8,9 +8,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/core.html.md"""
 __all__ = ['LANDCOVER_CODES', 'plain', 'nearest_index', 'resize_nearest', 'instance_edges', 'Cond', 'MaskEncoder', 'OneHot',
            'ClassEmbed', 'Scalar', 'remember_args', 'seen_lab', 'distinct_colors', 'Palette']
 
-# %% ../nbs/00_core.ipynb #c14800120
-import csv, functools, inspect
-from pathlib import Path
+# %% ../nbs/00_core.ipynb #c94710396
+import functools, inspect
 import numpy as np
 import torch
 from torch import nn, Tensor
@@ -21,8 +20,12 @@ def plain(x:Tensor) -> Tensor:
     "`x` without fastai's type, sharing its memory"
     return x.as_subclass(Tensor) if isinstance(x, Tensor) and type(x) is not Tensor else x
 
-# %% ../nbs/00_core.ipynb #c46452315
-def nearest_index(n_in:int, n_out:int, device=None) -> Tensor:
+# %% ../nbs/00_core.ipynb #c17747466
+def nearest_index(
+    n_in:int,     # input positions
+    n_out:int,    # output positions
+    device=None,  # of the result
+) -> Tensor:
     "Which input position each of `n_out` output positions takes, [n_out] int64"
     i = torch.arange(n_out, dtype=torch.float32, device=device) * float(np.float32(n_in)/np.float32(n_out))
     return i.floor().long().clamp_(max=n_in-1)
@@ -49,10 +52,13 @@ def instance_edges(
     edges[..., 1:, :] |= dy;  edges[..., :-1, :] |= dy
     return edges[:, None]
 
-# %% ../nbs/00_core.ipynb #c83142256
+# %% ../nbs/00_core.ipynb #c28434580
 def _as_batch(x, what='mask') -> Tensor:
     "A mask as [B,H,W] int64, from [H,W], [B,H,W] or [B,1,H,W]"
-    x = plain(x) if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    if not isinstance(x, Tensor):
+        x = torch.from_numpy(np.array(x))
+        if x.ndim == 3 and x.shape[-1] in (3, 4): raise ValueError(f"a {what} holds integer class ids, this one is a colour picture {list(x.shape)}; read it with a colour table")
+    x = plain(x)
     if x.is_floating_point() or x.is_complex():
         raise ValueError(f"a {what} holds integer class ids, this one is {x.dtype}; pass ids, not a colour picture or a one-hot map")
     if x.ndim == 4 and x.shape[1] == 1: x = x[:, 0]
@@ -60,7 +66,7 @@ def _as_batch(x, what='mask') -> Tensor:
     if x.ndim != 3: raise ValueError(f"a {what} is [H,W], [B,H,W] or [B,1,H,W], this one is {list(x.shape)}")
     return x.long()
 
-# %% ../nbs/00_core.ipynb #c48481054
+# %% ../nbs/00_core.ipynb #c88007919
 class Cond:
     "All that a normalisation may look at; `at(size)` is the same at another size, nearest, made once"
     def __init__(self,
@@ -74,7 +80,7 @@ class Cond:
         if seg is None and ids is None: raise ValueError("a Cond needs `ids` or a float map `seg`")
         if seg is None and encode is None: raise ValueError("a Cond of `ids` needs the `encode` part that makes a map of them")
         self._seg, self.ids, self.edges, self.style, self._label, self.encode = seg, ids, edges, style, label, encode
-        self._sizes = {}
+        self._full, self._sizes = self, {}   # the one that this was resized from; those that were made of it
 
     @property
     def size(self) -> tuple[int, int]: return tuple((self._seg if self.ids is None else self.ids).shape[-2:])
@@ -89,43 +95,49 @@ class Cond:
     def label(self) -> Tensor:
         "[B] one class id an image"
         if self._label is None:
+            if self._full is not self: return self._full.label
             if self.ids is None: raise ValueError("this Cond has neither `label` nor `ids` to take it from")
             self._label = self.ids.flatten(1).mode(1).values
         return self._label
 
     def at(self, size:tuple[int, int]) -> 'Cond':
+        "The same condition at another (height, width)"
         size = tuple(size)
         if size == self.size: return self
         if size not in self._sizes:
             resize = lambda t: None if t is None else resize_nearest(t, size)
-            self._sizes[size] = Cond(None if self.ids is not None and self.encode is not None else resize(self._seg), resize(self.ids),
-                                     resize(self.edges), self.style, None if self.ids is None and self._label is None else self.label, self.encode)
+            seg = None if self.ids is not None and self.encode is not None else resize(self._seg)
+            self._sizes[size] = Cond(seg, resize(self.ids), resize(self.edges), self.style, encode=self.encode)
+            self._sizes[size]._full = self._full
         return self._sizes[size]
 
-# %% ../nbs/00_core.ipynb #c68479470
+# %% ../nbs/00_core.ipynb #c31879608
 class MaskEncoder(nn.Module):
     "Base of the ways a mask becomes a float map: [B,H,W] ids in, `Cond` with a [B,nc,H,W] map out"
     def __init__(self,
         n_classes:int,         # ids are 0..n_classes-1
         dontcare:bool=False,   # one more class, `n_classes`, for pixels nobody labelled
         edges:bool=False,      # one more channel, last, for instance edges
-        ignore:int=255,        # id that means don't-care in a raw mask (only when `dontcare`)
+        ignore:int=None,       # id that means don't-care in a raw mask (with `dontcare`); 255 where that is no class
     ):
         super().__init__()
-        self.n_classes, self.dontcare, self.edges, self.ignore = n_classes, dontcare, edges, ignore
-        self.n_ids = n_classes + int(dontcare)
+        self.n_classes, self.dontcare, self.edges, self.n_ids = n_classes, dontcare, edges, n_classes + int(dontcare)
+        if ignore is not None and 0 <= ignore < n_classes: raise ValueError(f"ignore={ignore} is a class id (0..{n_classes-1}); take another value for don’t-care")
+        self.ignore = 255 if ignore is None and n_classes < 255 else ignore
         self.register_buffer('_like', torch.zeros(()), persistent=False)  # follows .to(dtype) and .half()
 
     def channels(self) -> int: raise NotImplementedError
     def encode(self, ids) -> Tensor: raise NotImplementedError
 
     @property
-    def nc(self) -> int: return self.channels() + int(self.edges)
+    def nc(self) -> int:
+        "Channels of the map, edges included"
+        return self.channels() + int(self.edges)
 
     def ids(self, mask) -> Tensor:
         "`mask` as checked [B,H,W] int64 ids, with don't-care pixels as `n_classes`"
-        ids = _as_batch(mask)
-        if self.dontcare and self.ignore >= self.n_ids: ids = torch.where(ids == self.ignore, self.n_classes, ids)
+        ids = _as_batch(mask).to(self._like.device)
+        if self.dontcare and self.ignore is not None: ids = torch.where(ids == self.ignore, self.n_classes, ids)
         if torch.compiler.is_compiling() or not ids.numel(): return ids
         lo, hi = (int(o) for o in ids.aminmax())
         if lo < 0 or hi >= self.n_ids:
@@ -144,19 +156,20 @@ class MaskEncoder(nn.Module):
         instance=None,       # same shapes: instance ids, needed when `edges`
         style:Tensor=None,   # [B,Z]
     ) -> Cond:
+        "The condition that a network hands to its norms"
         ids = self.ids(mask)
         if self.edges and instance is None:
             raise ValueError("this network was built with an instance-edge channel; pass `instance=`, a map of instance ids as large as the mask")
-        edges = instance_edges(_as_batch(instance, 'map of instances')) if self.edges else None
+        edges = instance_edges(_as_batch(instance, 'map of instances').to(self._like.device)) if self.edges else None
         return Cond(ids=ids, edges=edges, style=style, encode=self)
 
-# %% ../nbs/00_core.ipynb #c59996133
+# %% ../nbs/00_core.ipynb #c18490644
 class OneHot(MaskEncoder):
     "A channel per class: [B,n_ids(+1),H,W] of 0 and 1"
     def channels(self) -> int: return self.n_ids
-    def encode(self, ids): return F.one_hot(ids, self.n_ids).movedim(-1, 1)
+    def encode(self, ids): return ids[:, None] == torch.arange(self.n_ids, device=ids.device)[:, None, None]
 
-# %% ../nbs/00_core.ipynb #c54117801
+# %% ../nbs/00_core.ipynb #c16595129
 class ClassEmbed(MaskEncoder):
     "A learned vector per class: [B,dim(+1),H,W]"
     def __init__(self,
@@ -164,7 +177,7 @@ class ClassEmbed(MaskEncoder):
         dim:int=16,            # length of the vectors
         dontcare:bool=False,   # as in `MaskEncoder`
         edges:bool=False,      # as in `MaskEncoder`
-        ignore:int=255,        # as in `MaskEncoder`
+        ignore:int=None,       # as in `MaskEncoder`
     ):
         super().__init__(n_classes, dontcare, edges, ignore)
         self.emb = nn.Embedding(self.n_ids, dim)
@@ -209,12 +222,12 @@ def seen_lab(
     f = np.where(xyz > .008856, np.cbrt(xyz), 7.787*xyz + 16/116)
     return np.stack([116*f[..., 1] - 16, 500*(f[..., 0] - f[..., 1]), 200*(f[..., 1] - f[..., 2])], -1)
 
-# %% ../nbs/00_core.ipynb #c01009860
+# %% ../nbs/00_core.ipynb #c15102352
 def distinct_colors(n:int) -> np.ndarray:
     "[n,3] uint8 colours, each as far as possible from those before it for normal and colour-blind eyes"
-    steps = np.linspace(16, 250, 9)
+    steps = np.linspace(16, 250, 9)                                    # 729 candidates, neither black nor white
     cand = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
-    lab, picked = seen_lab(cand), [int(np.abs(cand - [33, 102, 172]).sum(1).argmin())]
+    lab, picked = seen_lab(cand), [int(np.abs(cand - [33, 102, 172]).sum(1).argmin())]  # a blue to begin with
     dist = np.full(len(cand), np.inf)
     while len(picked) < n:
         dist = np.minimum(dist, np.linalg.norm(lab - lab[:, picked[-1:]], axis=-1).min(0))

@@ -61,7 +61,7 @@ def shared_net(make, n:int) -> list:
     "One network for all `n` scales"
     return [make()]*n
 
-# %% ../nbs/04_discriminator.ipynb #c96521167
+# %% ../nbs/04_discriminator.ipynb #c34754596
 @remember_args
 class MultiscaleDiscriminator(nn.Module):
     "Picture [B,3,H,W] and mask [B,H,W] to a list (scales) of lists (layers) of features; the last of each are logits [B,1,h,w]"
@@ -71,7 +71,7 @@ class MultiscaleDiscriminator(nn.Module):
         n_layers:int=4,            # layers before the one that makes the logits
         n_scales:int=2,            # each halves the one before
         encode=OneHot,             # how a mask becomes a map, called with `n_classes`
-        scales=separate_nets,           # `separate_nets` networks or one `shared_net`
+        scales=separate_nets,      # `separate_nets` networks or one `shared_net`
         net=NLayerDiscriminator,   # critic of one scale, called with channels in
         n_out:int=3,               # channels of the picture
     ):
@@ -85,7 +85,8 @@ class MultiscaleDiscriminator(nn.Module):
         mask,            # [B,H,W] integers
         instance=None,   # instance ids, where `encode` has an edge channel
     ) -> list[list[Tensor]]:
-        image, cond = plain(image), self.encode(mask, instance)
+        cond = self.encode(mask, instance)
+        image = plain(image).to(cond.seg.dtype)
         if len(image) != len(cond.ids): raise ValueError(f"{len(image)} pictures but {len(cond.ids)} masks; give a mask for each picture")
         return self.features(torch.cat([cond.at(image.shape[-2:]).seg, image], 1))
 

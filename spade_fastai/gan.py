@@ -6,7 +6,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/gan.html.md"""
 
 # %% auto #0
 __all__ = ['GAN', 'resting', 'gan_splitter', 'gan_adam', 'PixelLoss', 'LossTerm', 'LossTerms', 'GANLearner', 'GANSwitcher',
-           'BothOnEachBatch', 'FixedGANSwitcher', 'AdaptiveGANSwitcher', 'random_state_kept', 'SampleGrid']
+           'BothOnEachBatch', 'FixedGANSwitcher', 'AdaptiveGANSwitcher', 'OnlyGenerator', 'random_state_kept',
+           'SampleGrid']
 
 # %% ../nbs/07_gan.ipynb #c73874060
 import random
@@ -47,7 +48,7 @@ class GAN(nn.Module):
         "What the critic says of `fake` and of `real`, judged in one batch"
         return _halves(self.critic(torch.cat([fake, plain(real)]), torch.cat([plain(xb[0])]*2)), len(fake))
 
-# %% ../nbs/07_gan.ipynb #c97591018
+# %% ../nbs/07_gan.ipynb #c68863204
 @contextmanager
 def resting(net:nn.Module):
     "Inside, no parameter of `net` takes a gradient"
@@ -67,7 +68,7 @@ def gan_adam(
     lr=1e-4,             # one rate, or a slice or list of one a group
     mom:float=0.,        # beta 1
     sqr_mom:float=.9,    # beta 2
-    eps:float=1e-8,
+    eps:float=1e-8,      # added to the root of the second moment
 ) -> OptimWrapper:
     "torch's Adam with betas (0, 0.9) and no weight decay. (The paper's first version says 0.999; its authors corrected that.)"
     opt = OptimWrapper(params, torch.optim.Adam, lr=0., betas=(float(mom), float(sqr_mom)), eps=eps)
@@ -85,7 +86,7 @@ class PixelLoss(nn.Module):
     def activation(self, x): return x
     def decodes(self, x): return TensorImage(x)
 
-# %% ../nbs/07_gan.ipynb #c58578713
+# %% ../nbs/07_gan.ipynb #c78858288
 class LossTerm(Metric):
     "One term's mean over the last training epoch, as a column"
     def __init__(self, term:str, log): self.term, self.log = term, log
@@ -109,82 +110,89 @@ class LossTerms(Callback):
         for k, v in self.learn.terms.items():
             self.sums[k], self.counts[k] = self.sums.get(k, 0) + v, self.counts.get(k, 0) + 1
         self.history.append(dict(self.learn.terms))
+    def after_train(self):  # numbers, not tensors on a GPU, for the epochs behind us
+        n = next((i for i, o in enumerate(self.history) if isinstance(next(iter(o.values())), Tensor)), len(self.history))
+        self.history[n:] = [{k: float(v) for k, v in o.items()} for o in self.history[n:]]
     def mean(self, k): return float(self.sums[k]/self.counts[k]) if k in self.sums else None
 
-# %% ../nbs/07_gan.ipynb #c95974219
+# %% ../nbs/07_gan.ipynb #c33615054
 @delegates(Learner.__init__)
 class GANLearner(Learner):
     "Trains `generator` and `critic` on batches (mask, …, real picture); to all else it is a `Learner` of the generator"
     def __init__(self,
         dls,                            # batches: inputs first, the real picture [B,3,H,W] in [-1,1] last
-        generator:nn.Module,            # inputs to pictures
-        critic:nn.Module,               # pictures and first input to lists (scales) of lists (layers)
+        generator:nn.Module=None,       # inputs to pictures
+        critic:nn.Module=None,          # pictures and first input to lists (scales) of lists (layers)
         gen_loss_func=None,             # called with fake_pred, real_pred, output, target by name; a Tensor, or a dict of terms. `GeneratorLoss()`
         crit_loss_func=None,            # called in the same way. `CriticLoss()`
         switcher=None,                  # callback that sets `learn.turns` before each batch; both networks on each batch by default
         weights:dict=None,              # factors of terms by name; 1 for the others
         loss_func=None,                 # for validation: called with pictures and real pictures. `PixelLoss()`
-        opt_func=gan_adam,
+        opt_func=gan_adam,              # makes the optimiser from two groups of parameters
         lr=slice(1e-4, 4e-4),           # generator and critic (TTUR)
-        cbs=None,
-        metrics=None,
-        model:GAN=None,                 # in place of `GAN(generator, critic)`
+        cbs=None,                       # further callbacks
+        metrics=None,                   # of the validation pictures
+        model:GAN=None,                 # in place of `generator` and `critic`
         **kwargs
     ):
+        if (model is None) == (generator is None or critic is None): raise ValueError("pass `generator` and `critic`, or a `model` that holds both")
         self.gen_loss_func = GeneratorLoss() if gen_loss_func is None else gen_loss_func
         self.crit_loss_func = CriticLoss() if crit_loss_func is None else crit_loss_func
-        self.weights, self.turns, self.terms = dict(weights or {}), ('generator', 'critic'), {}
-        log = LossTerms()
+        self.weights, self.turns, self.terms, self.last_loss, log = dict(weights or {}), ('generator', 'critic'), {}, {}, LossTerms()
         names = [*getattr(self.gen_loss_func, 'names', ['gen']), *getattr(self.crit_loss_func, 'names', ['crit'])]
         super().__init__(dls, GAN(generator, critic) if model is None else model, PixelLoss() if loss_func is None else loss_func, opt_func, lr,
                          splitter=gan_splitter, cbs=[log, BothOnEachBatch() if switcher is None else switcher, *L(cbs)],
                          metrics=[*L(metrics), *(LossTerm(n, log) for n in names)], **{'moms': (0., 0., 0.), 'wd_bn_bias': True, **kwargs})
 
-    def _weighted(self, terms, default:str) -> dict:
-        terms = terms if isinstance(terms, dict) else {default: terms}
-        return {k: self.weights.get(k, 1)*v for k, v in terms.items()}
+# %% ../nbs/07_gan.ipynb #c26471722
+@patch
+def _weighted(self:GANLearner, terms, default:str) -> dict:
+    terms = terms if isinstance(terms, dict) else {default: terms}
+    return {k: self.weights.get(k, 1)*v for k, v in terms.items()}
 
-    def _generator_turn(self, real):
-        fake, aux = self.model.fake(*self.xb)
-        self.pred = fake
-        fake_pred, real_pred = self.model.judge(fake, real, *self.xb)
-        return self._weighted(self.gen_loss_func(fake_pred=fake_pred, real_pred=real_pred, output=fake, target=real, **aux), 'gen')
+@patch
+def _generator_terms(self:GANLearner, real:Tensor) -> dict:
+    self.pred, aux = self.model.fake(*self.xb)
+    fake_pred, real_pred = self.model.judge(self.pred, real, *self.xb)
+    return self._weighted(self.gen_loss_func(fake_pred=fake_pred, real_pred=real_pred, output=self.pred, target=real, **aux), 'gen')
 
-    def _critic_turn(self, real):
-        with torch.no_grad(): self.pred = self.model.fake(*self.xb)[0]
-        fake_pred, real_pred = self.model.judge(self.pred, real, *self.xb)
-        return self._weighted(self.crit_loss_func(fake_pred=fake_pred, real_pred=real_pred, output=self.pred, target=real), 'crit')
+@patch
+def _critic_terms(self:GANLearner, real:Tensor) -> dict:
+    with torch.no_grad(): self.pred = self.model.fake(*self.xb)[0]
+    fake_pred, real_pred = self.model.judge(self.pred, real, *self.xb)
+    return self._weighted(self.crit_loss_func(fake_pred=fake_pred, real_pred=real_pred, output=self.pred, target=real), 'crit')
 
-    def _turn(self, who:str):
-        "Train one network on this batch; the other rests"
-        rests = self.model.critic if who == 'generator' else self.model.generator
-        with resting(rests):
-            terms = getattr(self, f'_{who}_turn')(plain(self.yb[0]))
-            self('after_pred')
-            self.loss_grad = sum(terms.values())
-            self.loss = self.loss_grad.detach().clone()
-            self('after_loss')
-            if self.loss_grad.requires_grad: self._do_grad_opt()  # a frozen network is only measured
-        self.model.zero_grad(set_to_none=True)  # a resting parameter has no gradient at all, not a zero
-        self.terms.update({k: v.detach() for k, v in terms.items()})
-        self.last_loss[who] = self.loss
+# %% ../nbs/07_gan.ipynb #c30912469
+@patch
+def _turn(self:GANLearner, who:str):
+    "Train one network, 'generator' or 'critic', on this batch; the other rests"
+    if who not in ('generator', 'critic'): raise ValueError(f"learn.turns has '{who}'; it must be a tuple of 'generator' and 'critic'")
+    rests = self.model.critic if who == 'generator' else self.model.generator
+    with resting(rests):
+        terms = (self._generator_terms if who == 'generator' else self._critic_terms)(plain(self.yb[0]))
+        self('after_pred')
+        self.loss_grad = sum(terms.values())
+        self.loss = self.loss_grad.detach().clone()
+        self('after_loss')
+        if self.loss_grad.requires_grad: self._do_grad_opt()  # a frozen network is only measured
+    self.model.zero_grad(set_to_none=True)                    # a resting parameter has no gradient at all, not a zero
+    self.terms.update({k: v.detach() for k, v in terms.items()})
+    self.last_loss[who] = self.loss
 
-    def _do_one_batch(self):
-        if not self.training or not len(self.yb): return super()._do_one_batch()
-        self.terms, self.last_loss = {}, getattr(self, 'last_loss', {})
-        for i, who in enumerate(self.turns):
-            if i and hasattr(self, 'mixed_precision'): self.mixed_precision.before_batch()  # it closed its autocast after the first loss
-            self._turn(who)
-        self.loss = self.last_loss.get('generator', self.loss)
+# %% ../nbs/07_gan.ipynb #c44329346
+@patch
+def _do_one_batch(self:GANLearner):
+    if not self.training or not len(self.yb): return Learner._do_one_batch(self)
+    self.terms = {}
+    for i, who in enumerate(self.turns):
+        if i and hasattr(self, 'mixed_precision'): self.mixed_precision.before_batch()  # it closed its autocast after the first loss
+        self._turn(who)
+    self.loss = self.last_loss.get('generator', self.loss)
 
-    def _end_cleanup(self):
-        super()._end_cleanup()
-        self.terms, self.last_loss = {}, {}
-
-    @delegates(Learner.lr_find)
-    def lr_find(self, stop_div=False, **kwargs):
-        "As `Learner.lr_find`; runs to the end by default, since a generator's loss may pass through zero"
-        return super().lr_find(stop_div=stop_div, **kwargs)
+@patch
+def _end_cleanup(self:GANLearner):
+    Learner._end_cleanup(self)
+    self.terms, self.last_loss = {}, {}
 
 # %% ../nbs/07_gan.ipynb #c70002638
 class GANSwitcher(Callback):
@@ -222,6 +230,18 @@ class AdaptiveGANSwitcher(GANSwitcher):
         thresh = self.thresh[self.who]
         if thresh is None or self.learn.last_loss[self.who] < thresh: self.who = 'generator' if self.who == 'critic' else 'critic'
 
+# %% ../nbs/07_gan.ipynb #c60076277
+class OnlyGenerator(GANSwitcher):
+    "The generator on each batch, the critic never"
+    order = 1  # after the learner's own switcher
+    def turns(self): return ('generator',)
+
+@patch
+@delegates(Learner.lr_find)
+def lr_find(self:GANLearner, stop_div=False, **kwargs):
+    "As `Learner.lr_find`, for the generator against a resting critic"
+    with self.added_cbs(OnlyGenerator()): return Learner.lr_find(self, stop_div=stop_div, **kwargs)
+
 # %% ../nbs/07_gan.ipynb #c96444922
 @patch
 @delegates(Learner.fit, but=['n_epoch', 'lr', 'reset_opt'])
@@ -240,7 +260,7 @@ def fit_flat_lin(self:Learner,
     sched = flat if not n_decay else fall if not n_flat else combine_scheds([n_flat/n, n_decay/n], [flat, fall])
     self.fit(n, cbs=[ParamScheduler({'lr': sched}), *L(cbs)], **kwargs)
 
-# %% ../nbs/07_gan.ipynb #c17687518
+# %% ../nbs/07_gan.ipynb #c11736073
 @contextmanager
 def random_state_kept(
     seed:int=None  # inside, torch's random numbers start from here
@@ -266,7 +286,7 @@ class SampleGrid(Callback):
         self.n, self.folder, self.every, self.show, self.handle = n, folder, every, show, None
 
     def before_fit(self):
-        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self, 'gather_preds')
+        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self, 'gather_preds') and len(self.dls.train) + len(self.dls.valid) > 0
         self.handle, self.trained = None, False
         if not self.run: return
         dl = self.dls.valid if len(self.dls.valid) else self.dls.train
@@ -297,5 +317,5 @@ class SampleGrid(Callback):
         finally: self.model.train(was)
         batch = self.dls.valid.to_detach(self.batch) if hasattr(self.dls.valid, 'to_detach') else self.batch
         before = set(plt.get_fignums())
-        self.dls.valid.show_results(batch, self.loss_func.decodes(fake.detach().float().cpu()), max_n=self.n)
+        self.dls.valid.show_results(batch, TensorImage(fake.detach().float().cpu()), max_n=self.n)
         return plt.figure((set(plt.get_fignums()) - before or {plt.gcf().number}).pop())

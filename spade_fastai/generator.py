@@ -101,7 +101,7 @@ layouts = dict(
     more   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1),     ups=(1, 1, 1, 1, 1, 1, 0)),     # 6: 256 from 4
     most   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1, .5), ups=(1, 1, 1, 1, 1, 1, 1, 0)))  # 7: 256 from 2, or 512 from 4
 
-# %% ../nbs/03_generator.ipynb #c73241103
+# %% ../nbs/03_generator.ipynb #c10684221
 @remember_args
 class SPADEGenerator(nn.Module):
     "Mask [B,H,W] of class ids to picture [B,3,H,W] in [-1,1] (Park et al. 2019, Sec. 3.2)"
@@ -130,7 +130,9 @@ class SPADEGenerator(nn.Module):
         init_weights(self)
 
     @property
-    def scale(self) -> int: return 2**self.n_ups
+    def scale(self) -> int:
+        "How many times larger the picture is than the first features"
+        return 2**self.n_ups
 
     def start_size(self, size) -> tuple[int, int]:
         "Height and width of the first features for a mask of `size`"
@@ -156,7 +158,8 @@ class SPADEGenerator(nn.Module):
         instance=None,    # instance ids, as `mask`, where `encode` has an edge channel
     ) -> Tensor:          # [B,3,h,w] in [-1,1]; of the mask's size, or of the fixed start's size times `scale`
         cond = self.encode(mask, instance)
-        cond.style = z = self.draw(len(cond.ids), cond.size) if z is None else plain(z)
+        z = self.draw(len(cond.ids), cond.size) if z is None else plain(z)
+        cond.style = z = None if z is None else z.to(self.conv_img.weight)
         x = self.start(cond, self.start_size(cond.size), z)
         for block, up in zip(self.blocks, self.ups): x = up(block(x, cond))
         return torch.tanh(self.conv_img(F.leaky_relu(x, .2)))

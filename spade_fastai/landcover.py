@@ -6,9 +6,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/landcover.html.md"""
 
 # %% auto #0
 __all__ = ['NODATA', 'WATER', 'WETLAND', 'TREE', 'SHRUB', 'LOW', 'BARREN', 'BUILDING', 'PAVED', 'ROAD', 'TREE_BUILDING',
-           'TREE_PAVED', 'TREE_ROAD', 'COLORS', 'Street', 'OVER', 'TEXTURE', 'VERSION', 'spline', 'noise', 'Land',
-           'as_hw', 'window', 'roof', 'winged_roof', 'lattice', 'canopy', 'near', 'landcover_tile', 'set_is_there',
-           'make_landcover']
+           'TREE_PAVED', 'TREE_ROAD', 'landcover_tile', 'make_landcover']
 
 # %% ../nbs/00a_landcover.ipynb #c55406112
 import json
@@ -23,18 +21,18 @@ from .core import LANDCOVER_CODES
 (NODATA, WATER, WETLAND, TREE, SHRUB, LOW, BARREN, BUILDING, PAVED, ROAD,
  TREE_BUILDING, TREE_PAVED, TREE_ROAD) = range(len(LANDCOVER_CODES))
 
-# %% ../nbs/00a_landcover.ipynb #c13109388
+# %% ../nbs/00a_landcover.ipynb #c63129418
 COLORS = np.array([(0,0,0), (44,78,112), (92,136,130), (50,86,46), (108,130,58), (146,174,88), (204,178,132), (166,84,66),
                    (192,190,186), (98,98,104), (120,100,46), (108,144,98), (64,98,90)], dtype=float)
 
-# %% ../nbs/00a_landcover.ipynb #c41368533
+# %% ../nbs/00a_landcover.ipynb #c73341555
 def spline(n, wave, shift=0.):
     "Cubic B-spline weights [n,m] that lay m coarse values, `wave` pixels apart, over n pixels"
     t = np.arange(n)/wave + shift
     d = np.abs(t[:,None] - np.arange(-1, int(t[-1])+3))
     return np.where(d<1, 2/3 - d**2 + d**3/2, np.clip(2-d, 0, None)**3/6)
 
-# %% ../nbs/00a_landcover.ipynb #c73648368
+# %% ../nbs/00a_landcover.ipynb #c62102138
 def noise(rng, size, wave, octaves=3, rough=.5):
     "Smooth random field [H,W], mean 0 and deviation 1 over many tiles; hills lie about `wave` pixels apart"
     out = 0.
@@ -44,7 +42,7 @@ def noise(rng, size, wave, octaves=3, rough=.5):
         out = out + rough**k * (by @ rng.standard_normal((by.shape[1],bx.shape[1])) @ bx.T)
     return out / (.48*np.sqrt(sum(rough**(2*k) for k in range(octaves))))
 
-# %% ../nbs/00a_landcover.ipynb #c84927752
+# %% ../nbs/00a_landcover.ipynb #c60333585
 class Land:
     "A tile in the making: `ids` [H,W], `tone` [H,W,3] (1: the plain class colour), `height` [H,W] in pixels"
     def __init__(self,
@@ -65,7 +63,7 @@ def as_hw(size):
     if min(h,w)<16: raise ValueError(f"size {size} is too small to show land; pass 16 pixels or more a side")
     return int(h),int(w)
 
-# %% ../nbs/00a_landcover.ipynb #c52980017
+# %% ../nbs/00a_landcover.ipynb #c38320722
 @patch
 def lay_frame(self:Land):
     "Lay the bent coordinates `u`, `v` [H,W] over the tile"
@@ -88,7 +86,7 @@ def place(self:Land, u, v):
     turn = np.arctan(self.slope*np.cos(u/self.reach + self.phase))
     return self.size[0]/2 + u*s + v*c, self.size[1]/2 + u*c - v*s, self.angle + turn
 
-# %% ../nbs/00a_landcover.ipynb #c55304892
+# %% ../nbs/00a_landcover.ipynb #c23539869
 @patch
 def fields(self:Land):
     "Parcels with furrows, bare earth and hedges, where it is country"
@@ -101,7 +99,7 @@ def fields(self:Land):
     self.ids[rural & (kind<.2)] = BARREN
     self.ids[rural & (hedge<.5) & (edge<2)] = SHRUB
 
-# %% ../nbs/00a_landcover.ipynb #c73423348
+# %% ../nbs/00a_landcover.ipynb #c68054926
 @patch
 def woods(self:Land):
     "Woods with a hem of shrubs, and bare spots"
@@ -111,7 +109,7 @@ def woods(self:Land):
     self.ids[self.wood>.14] = SHRUB
     self.ids[self.wood>.48] = TREE
 
-# %% ../nbs/00a_landcover.ipynb #c57001888
+# %% ../nbs/00a_landcover.ipynb #c32258566
 @patch
 def waters(self:Land):
     "Lakes, in a quarter of the tiles a river, and wetlands on their shores"
@@ -125,7 +123,7 @@ def waters(self:Land):
     self.ids[(marsh>-.5) & (self.depth > -6-5*marsh)] = WETLAND
     self.ids[self.depth>0] = WATER
 
-# %% ../nbs/00a_landcover.ipynb #c72322005
+# %% ../nbs/00a_landcover.ipynb #c33981491
 Street = namedtuple('Street', 'axis pos width lo hi')
 
 @patch
@@ -139,7 +137,7 @@ def add_street(self:Land, street):
     self.road = np.minimum(self.road, edge)
     if street.axis==0: self.tone[(d<.6) & (along%9<5)] *= 1.45              # the dashed line in the middle
 
-# %% ../nbs/00a_landcover.ipynb #c28868354
+# %% ../nbs/00a_landcover.ipynb #c81697798
 @patch
 def lay_streets(self:Land):
     "Main streets, side streets between them, pavements in town"
@@ -157,7 +155,7 @@ def lay_streets(self:Land):
     self.ids[(self.road<1.8) & (self.town>.5)] = PAVED
     self.ids[self.road<0] = ROAD
 
-# %% ../nbs/00a_landcover.ipynb #c94974825
+# %% ../nbs/00a_landcover.ipynb #c72505765
 def window(size, y, x, angle, reach):
     "Slices of the pixels within `reach` of (y,x), and their coordinates a, b turned by `angle`"
     (y0,x0),(y1,x1) = [[min(max(int(p+r), 0), n) for p,n in zip((y,x), size)] for r in (-reach,reach+1)]
@@ -165,13 +163,13 @@ def window(size, y, x, angle, reach):
     c,s = np.cos(angle), np.sin(angle)
     return (slice(y0,y1),slice(x0,x1)), dx*c+dy*s, dy*c-dx*s
 
-# %% ../nbs/00a_landcover.ipynb #c13798078
+# %% ../nbs/00a_landcover.ipynb #c29784721
 def roof(a, b, la, lb):
     "Height of a hipped roof over a box of half sides `la`, `lb`, and where it looks: -1, 0 or 1 along a and along b"
     da,db = la-np.abs(a), lb-np.abs(b)
     return np.minimum(da,db), np.where(da<db, np.sign(a), 0), np.where(da<db, 0, np.sign(b))
 
-# %% ../nbs/00a_landcover.ipynb #c34682119
+# %% ../nbs/00a_landcover.ipynb #c39832768
 def winged_roof(rng, a, b, la, lb):
     "As `roof`, with a wing at one end, to the front or the back"
     main, lw, sa, sb = roof(a, b, la, lb), lb*rng.uniform(.5, .75), *rng.choice([-1,1], 2)
@@ -188,7 +186,7 @@ def raise_roof(self:Land, win, up, na, nb, angle, flat):
     self.height[win][on] = 5 if flat else 3.5 + .7*up[on]
     self.tone[win][on] = light[on][:,None]*tint
 
-# %% ../nbs/00a_landcover.ipynb #c60409512
+# %% ../nbs/00a_landcover.ipynb #c22955595
 @patch
 def house(self:Land, y, x, angle, la, lb, front, flat):
     "A house of half sides `la`, `lb` at (y,x), its street `front` pixels off along b, if the ground is free"
@@ -212,7 +210,7 @@ def park(self:Land, win, lot, a, b):
     car = lot & full & (np.abs(a-4*ka-2)<1.1) & (np.abs(b-8*kb-4)<2.1)
     self.tone[win][car] = np.array([(.4,.4,.45), (1.3,1.3,1.3), (.9,.35,.3), (.4,.55,.85)])[paint][car]
 
-# %% ../nbs/00a_landcover.ipynb #c61150429
+# %% ../nbs/00a_landcover.ipynb #c95827697
 @patch
 def settle(self:Land):
     "Houses along both sides of all streets"
@@ -231,7 +229,7 @@ def settle(self:Land):
                     self.house(y, x, angle+turn+rng.normal(0,.03), la, lb, front, flat)
                 t += la + rng.uniform(3.5, 10)
 
-# %% ../nbs/00a_landcover.ipynb #c32075755
+# %% ../nbs/00a_landcover.ipynb #c59537101
 def lattice(rng, size, cell=6):
     "A tree for each `cell` of a jittered lattice: [5,n,m] with y, x, radius, height and luck"
     n,m = [-(-s//cell)+2 for s in size]
@@ -251,7 +249,7 @@ def canopy(trees, size, cell=6):
             best = np.where((bulge>0) & (z+3*bulge>best[0]), np.stack([z+3*bulge, dy, dx, luck]), best)
     return best
 
-# %% ../nbs/00a_landcover.ipynb #c74922880
+# %% ../nbs/00a_landcover.ipynb #c45850137
 def near(m, k):
     "Pixels at most k away from a marked one"
     (h,w),p = m.shape, np.pad(m, k)
@@ -267,7 +265,7 @@ def tree_chance(self:Land):
     chance[(self.road>-1.2) & (self.road<2.5) & ~built & (ids!=WATER)] += .22
     return chance
 
-# %% ../nbs/00a_landcover.ipynb #c41013747
+# %% ../nbs/00a_landcover.ipynb #c44218783
 OVER = np.array([NODATA] + [TREE]*6 + [TREE_BUILDING, TREE_PAVED, TREE_ROAD])
 
 @patch
@@ -286,14 +284,14 @@ def plant(self:Land):
     self.tone[floor] = .68
     self.height = np.where(on, top, np.where(floor, 3, self.height))
 
-# %% ../nbs/00a_landcover.ipynb #c53496608
+# %% ../nbs/00a_landcover.ipynb #c11578205
 @patch
 def scene_edge(self:Land, share=.045):
     "In a `share` of the tiles, a wedge without data"
     (h,w),a,r = self.size, self.rng.uniform(0, 2*np.pi), self.rng.uniform(.25, .8)
     if self.rng.random()<share: self.ids[np.cos(a)*(2*self.x/w-1) + np.sin(a)*(2*self.y/h-1) > r] = NODATA
 
-# %% ../nbs/00a_landcover.ipynb #c47183368
+# %% ../nbs/00a_landcover.ipynb #c86479585
 TEXTURE = np.array([(0,0,0,0), (.012,.02,.03,.02), (.045,.08,.04,.05), (.06,.02,.03,0), (.05,.04,.05,.2), (.03,.03,.06,0),
                     (.035,.05,.06,.03), (.02,.02,0,0), (.02,.02,.03,0), (.025,.02,.03,0), (.06,0,0,0), (.06,0,0,0), (.06,0,0,0)])
 
@@ -310,7 +308,7 @@ def texture(self:Land):
     self.tone *= np.clip(rough, .4, 1.6)[...,None]
     self.gaps = (ids>=TREE_BUILDING) & (blots>.7)                           # holes in a crown, to see what is below
 
-# %% ../nbs/00a_landcover.ipynb #c58976611
+# %% ../nbs/00a_landcover.ipynb #c02520250
 @patch
 def shadows(self:Land, slope=1.15, reach=7):
     "Pixels [H,W] that something within `reach` towards the sun keeps dark"
@@ -318,7 +316,7 @@ def shadows(self:Land, slope=1.15, reach=7):
     steps = [(k, np.round(self.sun*k).astype(int)+reach) for k in range(1, reach+1)]
     return np.any([p[y:y+h,x:x+w] > self.height + k*slope for k,(y,x) in steps], 0)
 
-# %% ../nbs/00a_landcover.ipynb #c29277176
+# %% ../nbs/00a_landcover.ipynb #c22529031
 @patch
 def paint(self:Land):
     "The picture, uint8 [H,W,3]"
@@ -341,7 +339,7 @@ def landcover_tile(
         step(land)
     return land.ids.astype(np.uint8), land.paint()
 
-# %% ../nbs/00a_landcover.ipynb #c83827815
+# %% ../nbs/00a_landcover.ipynb #c95409988
 VERSION = 1                                    # raise it when the same seed gives other land
 
 def set_is_there(path, recipe, names):

@@ -6,10 +6,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/losses.html.md"""
 
 # %% auto #0
 __all__ = ['GANLoss', 'HingeLoss', 'LeastSquaresLoss', 'OriginalLoss', 'WassersteinLoss', 'FeatureMatchingLoss', 'raw_range',
-           'imagenet_range', 'vgg_weights_path', 'load_vgg19', 'VGGLoss', 'KLDLoss', 'GeneratorLoss', 'CriticLoss']
+           'imagenet_range', 'vgg_weights_path', 'VGGMissing', 'load_vgg19', 'VGGLoss', 'KLDLoss', 'GeneratorLoss',
+           'CriticLoss']
 
-# %% ../nbs/06_losses.ipynb #c38326373
-import torch, torchvision, warnings
+# %% ../nbs/06_losses.ipynb #c47209691
+import torch, torchvision
 from pathlib import Path
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -87,27 +88,29 @@ def imagenet_range(x:Tensor) -> Tensor:
     mean, std = (x.new_tensor(o)[:, None, None] for o in ((.485, .456, .406), (.229, .224, .225)))
     return ((x + 1)/2 - mean)/std
 
-# %% ../nbs/06_losses.ipynb #c62076432
+# %% ../nbs/06_losses.ipynb #c66168805
 def vgg_weights_path() -> Path:
     "Where torchvision keeps, or would keep, the weights of VGG-19"
     url = torchvision.models.VGG19_Weights.IMAGENET1K_V1.url
     return Path(torch.hub.get_dir())/'checkpoints'/url.rpartition('/')[2]
 
+class VGGMissing(RuntimeError): "VGG-19's weights can be neither found nor downloaded"
+
 def load_vgg19() -> nn.Module:
     "The convolutional part of torchvision's pretrained VGG-19; downloads 550 MB when there is no cached file"
     try: return torchvision.models.vgg19(weights=torchvision.models.VGG19_Weights.IMAGENET1K_V1).features
     except OSError as e:
-        raise RuntimeError(f"VGG-19's weights are not at {vgg_weights_path()} and could not be downloaded ({e}). Download "
+        raise VGGMissing(f"VGG-19's weights are not at {vgg_weights_path()} and could not be downloaded ({e}). Download "
                            f"{torchvision.models.VGG19_Weights.IMAGENET1K_V1.url} to that place, or train without the perceptual loss (`gen_loss=dict(vgg=None)`)") from e
 
-# %% ../nbs/06_losses.ipynb #c25831406
+# %% ../nbs/06_losses.ipynb #c11095218
 class VGGLoss(nn.Module):
     "Weighted L1 between VGG-19's relu1_1…relu5_1 of fake and real pictures [B,3,H,W] in [-1,1]; the real side is constant"
     layers = (1, 6, 11, 20, 29)   # positions of relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 in torchvision's `features`
     def __init__(self,
         load=load_vgg19,                        # makes the `features` of a VGG-19, called on first use
         renorm=raw_range,                       # from [-1,1] to what VGG sees
-        weights:tuple=(1/32, 1/16, 1/8, 1/4, 1),
+        weights:tuple=(1/32, 1/16, 1/8, 1/4, 1),  # of the five layers
     ):
         super().__init__()
         self.load, self.renorm, self.weights = load, renorm, weights
@@ -139,7 +142,7 @@ class KLDLoss(nn.Module):
         mu, logvar = _f32(mu), _f32(logvar)
         return .5*(mu.square() + logvar.exp() - 1 - logvar).sum()
 
-# %% ../nbs/06_losses.ipynb #c79295216
+# %% ../nbs/06_losses.ipynb #c80654545
 class GeneratorLoss(nn.Module):
     "The generator's terms by name, unweighted: `gan`, `feat`, `vgg`, `kld`, as far as given"
     def __init__(self,
@@ -164,6 +167,7 @@ class GeneratorLoss(nn.Module):
         logvar:Tensor=None,   # [B,nz], with an encoder
         **_
     ) -> dict[str, Tensor]:
+        if 'kld' in self.parts and mu is None: raise ValueError("the loss `kld` needs mu and logvar; give the learner a `model` whose `fake` returns them, or leave it out")
         args = dict(feat=(fake_pred, real_pred), vgg=(output, target), kld=(mu, logvar))
         return {k: part.gen(fake_pred) if k == 'gan' else part(*args[k]) for k, part in self.parts.items()}
 

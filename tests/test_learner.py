@@ -133,7 +133,7 @@ def test_lr_find(make, gen_loss):
     before, opt = state(learn.model), deepcopy(learn.opt.state_dict())
     found = learn.lr_find(num_it=60, show_plot=False)
     lrs = learn.recorder.lrs
-    assert len(lrs) == 60 and learn.watch.who == 'gc'*60
+    assert len(lrs) == 60 and learn.watch.who == 'g'*60                         # the critic stands still
     assert np.allclose(lrs, [1e-7*1e8**(i/60) for i in range(60)], rtol=1e-4)
     assert lrs[6] <= found.valley <= lrs[-6]
     assert same(state(learn.model), before)
@@ -306,7 +306,7 @@ def test_save_model_callback(make, capsys):
     learn.fit(4, cbs=[spoil := Spoil(2), SaveModelCallback(fname='best')])
     losses = [o[1] for o in learn.recorder.values]
     best = int(np.argmin(losses))
-    assert best < 2 and losses[3] > losses[best] + .05
+    assert best < 2 and losses[3] > losses[best] + .02
     assert same(state(learn.model), spoil.states[best]) and not same(spoil.states[best], spoil.states[3])
     assert learn.validate()[0] == pytest.approx(losses[best], rel=1e-4)
 
