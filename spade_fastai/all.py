@@ -6,6 +6,7 @@ from .data import *
 from .norms import *
 from .generator import *
 from .discriminator import *
+from .encoder import *
 from .losses import *
 from .gan import *
 from .learner import *

@@ -260,7 +260,7 @@ def fit_flat_lin(self:Learner,
     sched = flat if not n_decay else fall if not n_flat else combine_scheds([n_flat/n, n_decay/n], [flat, fall])
     self.fit(n, cbs=[ParamScheduler({'lr': sched}), *L(cbs)], **kwargs)
 
-# %% ../nbs/07_gan.ipynb #c11736073
+# %% ../nbs/07_gan.ipynb #c17182209
 @contextmanager
 def random_state_kept(
     seed:int=None  # inside, torch's random numbers start from here
@@ -274,7 +274,7 @@ def random_state_kept(
             random.setstate(py); np.random.set_state(np_)
 
 class SampleGrid(Callback):
-    "After each epoch: mask, real and fake of the first `n` held-back items, shown in a notebook and saved to `folder`"
+    "After each epoch: mask, real and fake of `n` held-back items, evenly spread, shown in a notebook and saved to `folder`"
     order = 55
     run_train, run_valid = False, False
     def __init__(self,
@@ -290,7 +290,8 @@ class SampleGrid(Callback):
         self.handle, self.trained = None, False
         if not self.run: return
         dl = self.dls.valid if len(self.dls.valid) else self.dls.train
-        with random_state_kept(): self.batch = tuple(o[:self.n] for o in dl.new(shuffle=False, drop_last=False, bs=self.n, num_workers=0).one_batch())
+        spread = np.linspace(0, len(dl.dataset) - 1, min(self.n, len(dl.dataset))).astype(int).tolist()   # neighbours are often alike
+        with random_state_kept(): self.batch = dl.new(shuffle=False, drop_last=False, bs=self.n, num_workers=0, get_idxs=lambda: spread).one_batch()
 
     def before_train(self): self.trained = True  # `validate` ends with after_epoch, too
 

@@ -1,4 +1,4 @@
-"""The main job as one command: land from a mask, in four minutes, on a laptop.
+"""The main job as one command: land from a mask, in under four minutes, on a laptop.
 
 Docs: https://spade-fastai.github.io/spade_fastai/train.html.md"""
 
@@ -112,7 +112,7 @@ class StopWatch(Callback):
     def after_fit(self):
         if self.old is not None: signal.signal(signal.SIGINT, self.old)
 
-# %% ../nbs/20_train.ipynb #c80679104
+# %% ../nbs/20_train.ipynb #c54906208
 def plot_losses(
     history:list,       # dicts of terms, one a batch
     path,               # file to write
@@ -134,7 +134,7 @@ def plot_samples(
     path,      # file to write
     n:int=12,  # masks
 ):
-    "Mask, real and fake of the first `n` held-back masks in one figure at `path`"
+    "Mask, real and fake of `n` held-back masks in one figure at `path`"
     grid = SampleGrid(n=n, show=False)
     grid.learn, learn.epoch = learn, 0
     grid.before_fit()

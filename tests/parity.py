@@ -1,20 +1,9 @@
 "Reading the recorded outputs of the official code: inputs, weights, expected values and their tolerances."
-import json, re
+import json
 from functools import cached_property
 import torch
 from safetensors.torch import load_file
-
-BLOCKS = ['head_0', 'G_middle_0', 'G_middle_1', 'up_0', 'up_1', 'up_2', 'up_3', 'up_4']
-
-def our_key(key):
-    "The name in our networks of an entry of an official state dict"
-    for i, name in enumerate(BLOCKS): key = re.sub(rf'^{name}\.', f'blocks.{i}.', key)
-    key = re.sub(r'^fc\.', 'start.fc.', key)
-    key = re.sub(r'^discriminator_(\d)\.model(\d)\.', r'nets.\1.layers.\2.', key)
-    key = re.sub(r'(layers\.[123])\.0\.0\.', r'\1.0.', key)
-    key = re.sub(r'(layers\.4)\.0\.', r'\1.', key)
-    key = key.replace('weight_orig', 'parametrizations.weight.original')
-    return re.sub(r'weight_([uv])$', r'parametrizations.weight.0._\1', key)
+from spade_fastai.official import official_key
 
 class Fixture:
     def __init__(self, folder):
@@ -28,7 +17,8 @@ class Fixture:
 
     def load(self, net, state=None):
         "Official weights into our network; every key must fit"
-        net.load_state_dict({our_key(k): v for k, v in (state or self.state).items()})
+        names = {official_key(k): k for k in net.state_dict()}
+        net.load_state_dict({names[k]: v for k, v in (state or self.state).items()})
         return net
 
     def cases(self): return sorted({k.split('/')[0] for k in self.t})
@@ -55,10 +45,10 @@ class Fixture:
                 outs = run(case, ins)
                 for name, o in outs.items():
                     self.close(o, f'{case}/{mode}/{name}'); n += 1
-                ours = dict(net.state_dict(keep_vars=True))
+                ours = {official_key(k): v for k, v in net.state_dict(keep_vars=True).items()}
                 pre = f'{case}/{mode}/post/'
                 for k in self.t:
-                    if k.startswith(pre): self.close(ours[our_key(k[len(pre):])].float(), k); n += 1
+                    if k.startswith(pre): self.close(ours[k[len(pre):]].float(), k); n += 1
                 if f'{case}/{mode}/loss' not in self.t: continue
                 loss = sum((o*self.t[f'{case}/probe/{name}']).sum() for name, o in outs.items())
                 self.close(loss, f'{case}/{mode}/loss')
@@ -67,9 +57,9 @@ class Fixture:
                     kind, _, name = k.removeprefix(f'{case}/{mode}/').partition('/')
                     if not k.startswith(f'{case}/{mode}/grad'): continue
                     if kind == 'grad' and name.startswith('input/'): self.close(ins[name[6:]].grad, k)
-                    elif kind == 'grad': self.close(ours[our_key(name.removeprefix('param/'))].grad, k)
+                    elif kind == 'grad': self.close(ours[name.removeprefix('param/')].grad, k)
                     else:
-                        g = ours[our_key(name)].grad
+                        g = ours[name].grad
                         self.close(torch.stack([g.sum(), g.norm(), g.abs().max()]), k)
                     n += 1
         return n

@@ -2,12 +2,16 @@
 from functools import partial
 import pytest, torch
 from safetensors.torch import load_file
+from fastai.vision.all import Callback, CancelValidException, DataLoader, DataLoaders, ProgressCallback, Recorder
 from spade_fastai.core import *
 from spade_fastai.norms import *
 from spade_fastai.generator import *
 from spade_fastai.discriminator import *
+from spade_fastai.encoder import *
 from spade_fastai.losses import *
-from parity import Fixture, our_key
+from spade_fastai.gan import *
+from spade_fastai.official import *
+from parity import Fixture
 
 @pytest.fixture
 def fixture(shared): return lambda name: Fixture(shared/'parity'/name)
@@ -57,6 +61,11 @@ def test_discriminator(fixture):
     net = MultiscaleDiscriminator(h['label_nc'], nf=h['ndf'], n_layers=h['n_layers_D'], n_scales=h['num_D'])
     run = lambda case, i: {f'd{s}_f{l}': o for s, scale in enumerate(net.features(i['x'])) for l, o in enumerate(scale)}
     assert f.check(net, run, ('x',)) == 79
+
+def test_encoder(fixture):
+    f = fixture('encoder')
+    net = ConvEncoder(nf=f.hyper['ngf'])
+    assert f.check(net, lambda case, i: dict(zip(('mu', 'logvar'), net(i['image'])))) == 52
 
 def _features(t, side, grad=True):
     return [[t[f'main/in/{side}_d{s}_f{l}'].clone().requires_grad_(grad) for l in range(3)] for s in range(2)]
@@ -113,13 +122,12 @@ def test_init(fixture):
     f = fixture('init')
     h, stats = f.hyper, f.cfg['statistics']['xavier']
     nets = dict(G=SPADEGenerator(h['label_nc'], nf=h['ngf'], start=partial(NoiseStart, size=(8, 8))),
-                D=MultiscaleDiscriminator(h['label_nc'], nf=h['ndf']))
+                D=MultiscaleDiscriminator(h['label_nc'], nf=h['ndf']), E=ConvEncoder(nf=h['ngf']))
     n = 0
     for which, net in nets.items():
-        ours = net.state_dict()
+        ours = {official_key(k): v for k, v in net.state_dict().items()}
         for key, want in stats[which].items():
-            if our_key(key) not in ours: raise AssertionError(f'{which} {key} is missing')
-            p = ours[our_key(key)]
+            p = ours[key]
             assert list(p.shape) == want['shape'], key
             if want['kind'] == 'bias': assert not p.any(), key
             else:
@@ -127,3 +135,73 @@ def test_init(fixture):
                 assert abs(p.std() - std) <= std*tol and abs(p.mean()) <= std*tol, key
             n += 1
     assert n > 100
+
+# Five steps of training: the learner against the official trainer, generator first, critic on a fresh fake, Adam (0, 0.9), TTUR
+
+class Steps(torch.utils.data.Dataset):
+    "Two batches of two pictures, in turn, for five steps"
+    def __init__(self, f, dtype): self.f, self.dtype = f, dtype
+    def __len__(self): return 10
+    def __getitem__(self, i):
+        b, k = i//2 % 2, i % 2
+        return self.f.t[f'main/in/label{b}'][k, 0], self.f.t[f'main/in/image{b}'][k].to(self.dtype)
+
+class FirstGradients(Callback):
+    "What the networks' gradients were in the first turn of each, and the first fake"
+    order = 100
+    def before_fit(self): self.sums = {}
+    def after_pred(self): self.first_fake = getattr(self, 'first_fake', self.pred.detach().clone())
+    def before_step(self):
+        which = 'G' if 'generator' not in self.learn.last_loss else 'D'
+        net = self.model.generator if which == 'G' else self.model.critic
+        if which not in self.sums: self.sums[which] = {official_key(k): torch.stack([p.grad.sum(), p.grad.norm(), p.grad.abs().max()]) for k, p in net.named_parameters()}
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_train_steps(fixture, dtype):
+    f = fixture('train_steps')
+    h = f.hyper
+    gen, critic = official_generator(h), MultiscaleDiscriminator(h['label_nc'], nf=h['ndf'], n_layers=h['n_layers_D'], n_scales=h['num_D'])
+    f.load(gen, load_file(f.folder/'state_dict_G.safetensors')), f.load(critic, load_file(f.folder/'state_dict_D.safetensors'))
+    dl = DataLoader(Steps(f, dtype), bs=2, num_workers=0)
+    learn = GANLearner(DataLoaders(dl, dl, device='cpu'), gen.to(dtype), critic.to(dtype), weights=dict(feat=h['lambda_feat']), lr=slice(1e-4, 4e-4), cbs=FirstGradients())
+    learn.dls.n_inp = 1
+    class NoValidation(Callback):
+        def before_validate(self): raise CancelValidException()
+    learn.remove_cbs([ProgressCallback, Recorder])                  # fastai's Recorder cannot average float64
+    learn.fit(1, cbs=NoValidation())
+    exact = dtype is torch.float64
+    names = dict(gan='GAN', feat='GAN_Feat', crit_fake='D_Fake', crit_real='D_real')
+    for i, terms in enumerate(learn.loss_terms.history):
+        for ours, theirs in names.items():
+            key = f'main/step{i}/loss/{theirs}'
+            if exact: assert abs(terms[ours] - f.t[key.replace('main/', 'main/f64/')].item()) <= 1e-6*max(1, abs(terms[ours])), (i, ours)
+            else: f.close(torch.tensor(terms[ours]), key)
+    assert i == 4
+    for which, sums in learn.first_gradients.sums.items():
+        keys = [k for k in f.t if k.startswith(f'main/step0/gradsum/{which}/')]
+        assert len(keys) == len(sums) == (144 if which == 'G' else 14)
+        for k in keys: f.close(sums[k.split('/')[-1]].float(), k)
+    f.close(learn.first_gradients.first_fake, 'main/step0/generated')
+    probe = f.t['main/in/probe_label']
+    with torch.no_grad(): ours = dict(probe_eval=gen.eval()(probe), probe_train=gen.train()(probe))
+    for k, o in ours.items():
+        if exact: assert (o - f.t[f'main/f64/final/{k}']).abs().max() <= 1e-5, k
+        elif k == 'probe_train': f.close(o, f'main/final/{k}')       # in float32 biases under a norm drift with rounding noise, which only eval mode shows
+
+# Checkpoint files
+
+@pytest.mark.parametrize('name,hints', [('generator_normal', dict(upsampling='normal')), ('generator_dontcare_instance', dict(upsampling='normal', dontcare=True, edges=True)),
+                                        ('generator_more_vae', dict(upsampling='more')), ('generator_most', dict(size=(128, 256))), ('discriminator', {}), ('encoder', {})])
+def test_official_files(fixture, tmp_path, name, hints):
+    f = fixture(name)
+    theirs = f.folder/'latest_net_G.pth'
+    if not theirs.exists(): torch.save(f.state, theirs := tmp_path/'theirs.pth')
+    net = load_official(theirs, **hints)
+    assert not net.training
+    i = {k.split('/')[2]: v for k, v in f.t.items() if k.startswith('main/in/')}
+    with torch.no_grad():
+        if name == 'discriminator': f.close(net.features(i['x'])[1][-1], 'main/eval/d1_f4')
+        elif name == 'encoder': f.close(net(i['image'])[1], 'main/eval/logvar')
+        else: f.close(net(i.get('label', i.get('label_raw')), z=i.get('z'), instance=i.get('instance')), 'main/eval/out')
+    again, was = torch.load(save_official(net, tmp_path/'ours.pth'), weights_only=True), torch.load(theirs, weights_only=True)
+    assert set(again) == set(was) and all(again[k].dtype == was[k].dtype and torch.equal(again[k], was[k]) for k in was)
