@@ -11,3 +11,4 @@ from .losses import *
 from .gan import *
 from .learner import *
 from .metrics import *
+from .official import *

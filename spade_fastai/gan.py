@@ -260,7 +260,7 @@ def fit_flat_lin(self:Learner,
     sched = flat if not n_decay else fall if not n_flat else combine_scheds([n_flat/n, n_decay/n], [flat, fall])
     self.fit(n, cbs=[ParamScheduler({'lr': sched}), *L(cbs)], **kwargs)
 
-# %% ../nbs/07_gan.ipynb #c17182209
+# %% ../nbs/07_gan.ipynb #c81231214
 @contextmanager
 def random_state_kept(
     seed:int=None  # inside, torch's random numbers start from here
@@ -297,7 +297,7 @@ class SampleGrid(Callback):
 
     def after_epoch(self):
         if not self.trained or ((self.epoch + 1) % self.every and self.epoch + 1 < self.n_epoch): return
-        in_notebook = self.show and self.learn.create_mbar and IN_NOTEBOOK
+        in_notebook = self.show and self.learn.create_mbar and hasattr(self.learn, 'progress') and IN_NOTEBOOK  # not under `no_bar`
         if self.folder is None and not in_notebook: return
         fig = self.draw()
         if self.folder is not None:
