@@ -111,7 +111,7 @@ class Cond:
             self._sizes[size]._full = self._full
         return self._sizes[size]
 
-# %% ../nbs/00_core.ipynb #c31879608
+# %% ../nbs/00_core.ipynb #c23868412
 class MaskEncoder(nn.Module):
     "Base of the ways a mask becomes a float map: [B,H,W] ids in, `Cond` with a [B,nc,H,W] map out"
     def __init__(self,
@@ -142,8 +142,8 @@ class MaskEncoder(nn.Module):
         lo, hi = (int(o) for o in ids.aminmax())
         if lo < 0 or hi >= self.n_ids:
             bad = lo if lo < 0 else hi
-            raise ValueError(f"the mask has id {bad}; classes are 0..{self.n_ids-1}"
-                             f"{'' if self.dontcare else f'; if {bad} means don’t-care, build the network with `dontcare=True`'}")
+            raise ValueError(f"the mask has id {bad}; classes are 0..{self.n_ids-1}; change these pixels, or, if {bad} means don’t-care, "
+                             f"train with `ignore={bad}` in the DataLoaders (which builds the network with `dontcare=True`)")
         return ids
 
     def seg(self, ids:Tensor, edges:Tensor=None) -> Tensor:

@@ -475,7 +475,7 @@ def show_batch(x:TensorMask, y:None, samples, ctxs=None, max_n=6, ncols=None, fi
 def show_results(x:TensorMask, y:TensorImage, samples, outs, ctxs=None, max_n=6, ncols=None, figsize=None, **kwargs):
     return show_tiles([tuple(s) + tuple(o) for s,o in zip(samples, outs)][:max_n], ncols=ncols, figsize=figsize, ctxs=ctxs)
 
-# %% ../nbs/01_data.ipynb #c67120710
+# %% ../nbs/01_data.ipynb #c54513974
 def _missing(files, what, limit=4):
     gone = [o for o in files if not o.is_file()]
     if gone:
@@ -488,8 +488,12 @@ def _look_ahead(pairs, reader, n):
         with _opened(fn, what) as im: return (_image_mode(im, f'image {fn}') if what == 'image' else im).size, fn
     some = [pairs[i][0] for i in np.linspace(0, len(pairs) - 1, min(n, len(pairs))).astype(int)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as ex:
-        for m,i in ex.map(lambda p: (size(p[0], 'mask'), size(p[1], 'image')), pairs): same_size(m, i)
+        sizes = {}
+        for m,i in ex.map(lambda p: (size(p[0], 'mask'), size(p[1], 'image')), pairs):
+            same_size(m, i)
+            sizes.setdefault(m[0], Path(m[1]).name)
         for _ in ex.map(reader.encodes, some): pass
+    return sizes
 
 class PairPart(ItemTransform):
     "Part `i` of a (mask, image) item; a mask that comes alone is passed on"
@@ -675,7 +679,7 @@ def transform(self:SpadeItemList,
     "Size and augmentation"
     return self._new(size=size, item_tfms=item_tfms, batch_tfms=batch_tfms)
 
-# %% ../nbs/01_data.ipynb #c65944109
+# %% ../nbs/01_data.ipynb #c65156433
 @patch
 @delegates(FilteredBase.dataloaders, but=['shuffle_train', 'dl_type'])
 def dataloaders(self:SpadeItemList,
@@ -694,7 +698,10 @@ def dataloaders(self:SpadeItemList,
         raise ValueError(f"bs={bs}, but only {len(train)} masks are for training, so there is no full batch; pass "
                          f"bs={len(train)} or less, or add data")
     pairs, r = L(zip(self.masks, self.images)), self.reader
-    _look_ahead(pairs[train + valid], r, check)
+    sizes = _look_ahead(pairs[train + valid], r, check)
+    if self.size is None and self.item_tfms is None and len(sizes) > 1:
+        raise ValueError(f"pictures have {len(sizes)} different sizes, such as {' and '.join(f'{w}x{h} ({n})' for (w, h), n in list(sizes.items())[:2])} "
+                         "(width x height), and a batch must have one; pass `size=` to `transform`, or `item_tfms=` that resize")
     item_tfms = L(FlipItem() if self.item_tfms is None else self.item_tfms)
     if self.size is not None: item_tfms = Resize(self.size) + item_tfms
     block = DataBlock(blocks=SpadeBlock(r.codes, r.table, r.ignore), getters=[PairPart(0), PairPart(1)],
@@ -705,7 +712,7 @@ def dataloaders(self:SpadeItemList,
 class SpadeDataLoaders(DataLoaders):
     "Factory methods for `DataLoaders` of masks and images"
 
-# %% ../nbs/01_data.ipynb #c26974238
+# %% ../nbs/01_data.ipynb #c30943146
 @patch(cls_method=True)
 @delegates(SpadeItemList.dataloaders)
 def from_folder(cls:SpadeDataLoaders,
@@ -725,6 +732,7 @@ def from_folder(cls:SpadeDataLoaders,
 ):
     "Pairs with equal stems in two folders"
     path, masks, images = Path(path), L(masks), L(images)
+    if not path.is_dir(): raise FileNotFoundError(f"there is no folder {path}")
     if len(masks) != len(images) or len(masks) > 2:
         raise ValueError(f"`masks={_some(masks)}` and `images={_some(images)}` must be one folder each, or two each: "
                          f"(training, validation)")

@@ -179,7 +179,7 @@ def _turn(self:GANLearner, who:str):
     self.terms.update({k: v.detach() for k, v in terms.items()})
     self.last_loss[who] = self.loss
 
-# %% ../nbs/07_gan.ipynb #c44329346
+# %% ../nbs/07_gan.ipynb #c14648116
 @patch
 def _do_one_batch(self:GANLearner):
     if not self.training or not len(self.yb): return Learner._do_one_batch(self)
@@ -188,6 +188,12 @@ def _do_one_batch(self:GANLearner):
         if i and hasattr(self, 'mixed_precision'): self.mixed_precision.before_batch()  # it closed its autocast after the first loss
         self._turn(who)
     self.loss = self.last_loss.get('generator', self.loss)
+
+@patch
+def summary(self:GANLearner) -> str:
+    "How many parameters the two networks have (fastai's summary follows tensors only, and our networks pass a `Cond` along)"
+    count = lambda net: f"{sum(p.numel() for p in net.parameters()):,} parameters"
+    return f"{type(self.model.generator).__name__}: {count(self.model.generator)}\n{type(self.model.critic).__name__}: {count(self.model.critic)}"
 
 @patch
 def _end_cleanup(self:GANLearner):

@@ -77,7 +77,7 @@ def _usable_vgg(gen_loss:dict) -> dict:
         return {k: v for k, v in gen_loss.items() if k != 'vgg'}
     return {**gen_loss, 'vgg': lambda: loss}
 
-# %% ../nbs/08_learner.ipynb #c18855192
+# %% ../nbs/08_learner.ipynb #c68442738
 @delegates(GANLearner.__init__, but=['gen_loss_func', 'crit_loss_func', 'weights', 'lr', 'model'])
 def spade_learner(
     dls,                    # batches of (mask [B,H,W] int64, picture [B,3,H,W] in [-1,1])
@@ -94,6 +94,7 @@ def spade_learner(
     **kwargs
 ) -> GANLearner:
     "A `GANLearner` with SPADE generator, multi-scale critic and the losses of the paper"
+    if not isinstance(preset, dict): raise ValueError(f"a preset is a dict, such as `tiny`, not {preset!r}; those with a name are in `presets`: {', '.join(presets)}")
     n_classes = getattr(dls, 'n_classes', None) if n_classes is None else n_classes
     if n_classes is None: raise ValueError("these DataLoaders do not say how many classes they have; pass `n_classes=`")
     encode = partial(OneHot, dontcare=getattr(dls, 'ignore', None) is not None)
@@ -112,7 +113,7 @@ def spade_learner(
     learn.model.to(dls.device)
     return learn
 
-# %% ../nbs/08_learner.ipynb #c87241436
+# %% ../nbs/08_learner.ipynb #c51294087
 def generate(
     generator:nn.Module,   # a `SPADEGenerator`
     mask,                  # [H,W] class ids: file, PIL picture, array or tensor; or a list of these
@@ -129,6 +130,7 @@ def generate(
     reader = reader or getattr(generator, 'reader', None)
     opened = reader.encodes(mask) if reader and reader.ignore is not None else open_mask(mask, reader and reader.table)
     ids = torch.from_numpy(np.array(opened, dtype=np.int64))
+    if int(ids.max()) >= generator.encode.n_ids and isinstance(mask, (str, Path)): raise ValueError(f"mask {mask} has id {int(ids.max())}; the network knows 0..{generator.encode.n_ids-1}")
     inst = None if instance is None else torch.as_tensor(np.asarray(instance)).long()
     if size is not None:
         size = (size, size) if isinstance(size, int) else tuple(size)
@@ -142,6 +144,12 @@ def generate(
     return PILImage.create(((pic[0].float().cpu() + 1)*127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 _generate = generate
+
+@patch
+@delegates(_generate, but=['generator'])
+def generate(self:SPADEGenerator, mask, **kwargs):
+    "Draw a picture for a mask (file, PIL picture, array or tensor), or a list of them for a list"
+    return _generate(self, mask, **kwargs)
 
 @patch
 @delegates(_generate, but=['reader', 'generator'])
@@ -192,7 +200,7 @@ def _find(name:str, parts:dict):
         if getattr(found, '__module__', None) == module and (layer or module in _ours): return found  # defined there, not merely imported there
     raise ValueError(f"the file was made with {name}, which this library does not follow; if you trust it, pass it as `parts={{'{name}': ...}}`")
 
-# %% ../nbs/08_learner.ipynb #c83708759
+# %% ../nbs/08_learner.ipynb #c49841523
 def save_spade(
     gan:GAN,            # generator and critic
     path,               # file to write, `.safetensors`
@@ -234,7 +242,7 @@ def load_gan(
 
 @delegates(load_gan)
 def load_spade(path, **kwargs) -> SPADEGenerator:
-    "The generator from a file that `save_spade` wrote, in eval mode on the CPU; use it with `generate(gen, mask)`"
+    "The generator from a file that `save_spade` wrote, in eval mode on the CPU; use it with `gen.generate(mask)`"
     return load_gan(path, **kwargs).generator
 
 # %% ../nbs/08_learner.ipynb #c15334729

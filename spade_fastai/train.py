@@ -32,7 +32,7 @@ def new_folder(
     new.mkdir(parents=True, exist_ok=True)
     return new
 
-# %% ../nbs/20_train.ipynb #c18592186
+# %% ../nbs/20_train.ipynb #c91075422
 _mask_folders = ('labels', 'masks')
 
 def _folder(path, given, usual):
@@ -49,7 +49,7 @@ def load_data(
     bs:int=8,           # pairs in a batch
     masks:str=None,     # folder of the masks, or 'train,valid'; default: labels or masks
     images:str=None,    # folder of the images, or 'train,valid'; default: images
-    split:str=None,     # csv with the columns mask, image and split (train, val); default: split.csv in `path`, if it is there
+    split:str=None,     # csv file with the columns mask, image and split (train, val); default: split.csv in `path`, if it is there
     ignore:int=None,    # the value that means don't-care
     seed:int=42,        # of the random split
     device=None,        # 'cpu' or 'cuda'
@@ -60,7 +60,8 @@ def load_data(
     if not path.is_dir(): raise FileNotFoundError(f"there is no folder {path}")
     kw = dict(codes=codes, size=size, bs=bs, ignore=ignore, device=device, num_workers=workers)
     masks, images = _folder(path, masks, _mask_folders), _folder(path, images, ('images',))
-    split = Path(split) if split else path/'split.csv'
+    given_split, split = split, Path(split) if split else path/'split.csv'
+    if given_split and not split.is_file(): raise FileNotFoundError(f"there is no file {split} (--split)")
     if not split.is_file(): return SpadeDataLoaders.from_folder(path, masks=masks, images=images, seed=seed, **kw)
     df = pd.read_csv(split)
     if 'split' not in df.columns: raise ValueError(f"{split} has no column 'split' but {', '.join(df.columns)}; it must have mask, image and split (train or val)")
@@ -143,14 +144,14 @@ def plot_samples(
     fig.savefig(path, dpi=120, bbox_inches='tight')
     plt.close(fig)
 
-# %% ../nbs/20_train.ipynb #c65018682
+# %% ../nbs/20_train.ipynb #c91818954
 def train(
     path:str=None,          # folder of the data set; default: make the built-in land cover
     codes:str=None,         # codes.txt or class_dict.csv; default: the one in `path`
     size:int=64,            # height and width of the pictures in pixels
     bs:int=4,               # pictures in a batch
     epochs:int=None,        # epochs; default: as many as fit into `minutes`
-    minutes:float=None,     # at most so long; default 3.5 where `epochs` is not given
+    minutes:float=None,     # at most so long; default 3.8 where `epochs` is not given
     preset:str='tiny',      # tiny, small or paper
     device:str=None,        # cpu or cuda; default: cuda where there is one
     seed:int=42,            # of all random numbers
@@ -165,6 +166,10 @@ def train(
     "Train SPADE on built-in land cover, or on a folder of masks and images, and leave pictures, weights and a report"
     args = dict(locals())
     if preset not in presets: raise ValueError(f"there is no preset '{preset}'; choose {', '.join(presets)}")
+    if path is None and (lost := [k for k in ('codes', 'masks', 'images', 'split', 'ignore') if args[k] is not None]):
+        raise ValueError(f"--{lost[0]} says how a folder is to be read; say which with --path")
+    if bs == 1: raise ValueError("--bs 1 does not work with the batch norm of the presets; pass --bs 2 or more")
+    if workers < 0: raise ValueError(f"--workers must be 0 or more, not {workers}")
     for name, value in dict(size=size, bs=bs, tiles=tiles, epochs=epochs, minutes=minutes).items():
         if value is not None and value <= 0: raise ValueError(f"--{name} must be more than 0, not {value}")
     scale = 2**sum(presets[preset]['generator']['ups'])
@@ -173,7 +178,7 @@ def train(
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try: torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e: raise ValueError(f"--device {device} cannot be used ({str(e).splitlines()[0]}); pass --device cpu") from e
-    if minutes is None and epochs is None: minutes = 3.5
+    if minutes is None and epochs is None: minutes = 3.8
     set_seed(seed)
     args, start = dict(args, device=device, minutes=minutes), time.time()
     if path is not None: dls = load_data(path, codes, size, bs, masks, images, split, ignore, seed, device, workers)
@@ -225,5 +230,5 @@ def main(argv=None):
     parser = anno_parser(train, prog='spade-train')
     args = {k: v for k, v in vars(parser.parse_args(argv)).items() if k not in ('pdb', 'xtra')}
     try: train(**args)
-    except (ValueError, FileNotFoundError) as e: sys.exit(f'spade-train: {e}')
+    except (ValueError, OSError) as e: sys.exit(f'spade-train: {e}')
     except KeyboardInterrupt: sys.exit('spade-train: stopped')

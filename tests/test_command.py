@@ -70,7 +70,7 @@ def test_a_folder_of_colour_masks(colours, tmp_path):
 
 def test_refusals_are_one_line(colours, tmp_path):
     for args, says in [(['--path', 'nowhere'], 'there is no folder nowhere'), (['--preset', 'huge'], "no preset 'huge'"),
-                       (['--path', colours, '--size', 60], 'multiple of 8'), (['--path', colours, '--bs', 1], 'bs=1 with batch norm'),
+                       (['--path', colours, '--size', 60], 'multiple of 8'), (['--path', colours, '--bs', 1], '--bs 1 does not work'), (['--ignore', 255], '--ignore says how'), (['--path', colours, '--split', 'typo.csv'], 'there is no file typo.csv'),
                        (['--path', colours, '--bs', 9], 'only 8 masks are for training'), (['--path', colours, '--codes', 'no.txt'], 'no.txt')]:
         run = spade_train(*args, '--epochs', 1, '--device', 'cpu', '--out', 'refused', cwd=tmp_path)
         assert run.returncode == 1 and says in run.stderr and 'Traceback' not in run.stderr, f'{args}: {run.stderr}'
