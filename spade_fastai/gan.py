@@ -86,7 +86,7 @@ class PixelLoss(nn.Module):
     def activation(self, x): return x
     def decodes(self, x): return TensorImage(x)
 
-# %% ../nbs/07_gan.ipynb #c78858288
+# %% ../nbs/07_gan.ipynb #c92302376
 class LossTerm(Metric):
     "One term's mean over the last training epoch, as a column"
     def __init__(self, term:str, log): self.term, self.log = term, log
@@ -104,15 +104,14 @@ class LossTerms(Callback):
         self.history = []
         if hasattr(self.learn, 'gradient_accumulation'):
             raise ValueError("fastai's GradientAccumulation counts the turns of both networks and drops half of them; use a larger `bs` instead")
-    def before_train(self): self.sums, self.counts = {}, {}
+    def before_train(self): self.sums, self.counts, self.first = {}, {}, len(self.history)
     def after_batch(self):
         if not self.training or not self.learn.terms: return
         for k, v in self.learn.terms.items():
             self.sums[k], self.counts[k] = self.sums.get(k, 0) + v, self.counts.get(k, 0) + 1
         self.history.append(dict(self.learn.terms))
     def after_train(self):  # numbers, not tensors on a GPU, for the epochs behind us
-        n = next((i for i, o in enumerate(self.history) if isinstance(next(iter(o.values())), Tensor)), len(self.history))
-        self.history[n:] = [{k: float(v) for k, v in o.items()} for o in self.history[n:]]
+        self.history[self.first:] = [{k: float(v) for k, v in o.items()} for o in self.history[self.first:]]
     def mean(self, k): return float(self.sums[k]/self.counts[k]) if k in self.sums else None
 
 # %% ../nbs/07_gan.ipynb #c33615054

@@ -113,7 +113,7 @@ def spade_learner(
     learn.model.to(dls.device)
     return learn
 
-# %% ../nbs/08_learner.ipynb #c51294087
+# %% ../nbs/08_learner.ipynb #c23727967
 def generate(
     generator:nn.Module,   # a `SPADEGenerator`
     mask,                  # [H,W] class ids: file, PIL picture, array or tensor; or a list of these
@@ -135,11 +135,11 @@ def generate(
     if size is not None:
         size = (size, size) if isinstance(size, int) else tuple(size)
         ids, inst = resize_nearest(ids, size), None if inst is None else resize_nearest(inst, size)
-    device, was = next(generator.parameters()).device, generator.training
+    was = generator.training
     if z is None: z = generator.draw(1, ids.shape, None if seed is None else torch.Generator().manual_seed(seed))
     generator.eval()
     try:
-        with torch.no_grad(): pic = generator(ids.to(device), None if z is None else z.to(device), None if inst is None else inst.to(device))
+        with torch.no_grad(): pic = generator(ids, z, inst)
     finally: generator.train(was)
     return PILImage.create(((pic[0].float().cpu() + 1)*127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 

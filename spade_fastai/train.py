@@ -32,7 +32,7 @@ def new_folder(
     new.mkdir(parents=True, exist_ok=True)
     return new
 
-# %% ../nbs/20_train.ipynb #c91075422
+# %% ../nbs/20_train.ipynb #c37359639
 _mask_folders = ('labels', 'masks')
 
 def _folder(path, given, usual):
@@ -60,8 +60,8 @@ def load_data(
     if not path.is_dir(): raise FileNotFoundError(f"there is no folder {path}")
     kw = dict(codes=codes, size=size, bs=bs, ignore=ignore, device=device, num_workers=workers)
     masks, images = _folder(path, masks, _mask_folders), _folder(path, images, ('images',))
-    given_split, split = split, Path(split) if split else path/'split.csv'
-    if given_split and not split.is_file(): raise FileNotFoundError(f"there is no file {split} (--split)")
+    if split and not Path(split).is_file(): raise FileNotFoundError(f"there is no file {split} (--split)")
+    split = Path(split) if split else path/'split.csv'
     if not split.is_file(): return SpadeDataLoaders.from_folder(path, masks=masks, images=images, seed=seed, **kw)
     df = pd.read_csv(split)
     if 'split' not in df.columns: raise ValueError(f"{split} has no column 'split' but {', '.join(df.columns)}; it must have mask, image and split (train or val)")
@@ -113,7 +113,7 @@ class StopWatch(Callback):
     def after_fit(self):
         if self.old is not None: signal.signal(signal.SIGINT, self.old)
 
-# %% ../nbs/20_train.ipynb #c54906208
+# %% ../nbs/20_train.ipynb #c10674224
 def plot_losses(
     history:list,       # dicts of terms, one a batch
     path,               # file to write
@@ -137,7 +137,7 @@ def plot_samples(
 ):
     "Mask, real and fake of `n` held-back masks in one figure at `path`"
     grid = SampleGrid(n=n, show=False)
-    grid.learn, learn.epoch = learn, 0
+    grid.learn = learn
     grid.before_fit()
     fig = grid.draw()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
