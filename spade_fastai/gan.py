@@ -6,11 +6,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/gan.html.md"""
 
 # %% auto #0
 __all__ = ['GAN', 'resting', 'gan_splitter', 'gan_adam', 'PixelLoss', 'LossTerm', 'LossTerms', 'GANLearner', 'GANSwitcher',
-           'BothOnEachBatch', 'FixedGANSwitcher', 'AdaptiveGANSwitcher', 'OnlyGenerator', 'random_state_kept',
-           'SampleGrid']
+           'BothOnEachBatch', 'FixedGANSwitcher', 'AdaptiveGANSwitcher', 'OnlyGenerator', 'by_batch', 'by_epoch',
+           'random_state_kept', 'SampleGrid', 'Accumulate', 'GANMixedPrecision']
 
-# %% ../nbs/07_gan.ipynb #c73874060
-import random
+# %% ../nbs/07_gan.ipynb #c98253177
+import math, random
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, matplotlib.pyplot as plt
@@ -18,35 +18,57 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from fastcore.all import IN_NOTEBOOK, L, delegates, patch
-from fastai.vision.all import Callback, Learner, Metric, OptimWrapper, ParamScheduler, SchedLin, SchedNo, TensorImage, combine_scheds
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.vision.all import Callback, CancelBackwardException, CancelStepException, Learner, Metric, OptimWrapper, ParamScheduler, TensorImage
 from .core import *
 from .losses import *
+from .encoder import *
 
-# %% ../nbs/07_gan.ipynb #c50250919
+# %% ../nbs/07_gan.ipynb #c08734828
 def _halves(pred, n:int):
     "Split what a critic said of a batch, any nesting of lists, after `n` pictures"
     if isinstance(pred, Tensor): return pred[:n], pred[n:]
     a, b = zip(*(_halves(p, n) for p in pred))
     return list(a), list(b)
 
+def _sorted_out(xb) -> tuple:
+    "Mask, instances and style of a batch's inputs; None for what is not there"
+    mask, *rest = map(plain, xb)
+    pick = lambda floats: next((o for o in rest if o.is_floating_point() == floats), None)
+    return mask, pick(False), pick(True)
+
+def _given(**kwargs): return {k: v for k, v in kwargs.items() if v is not None}
+
 class GAN(nn.Module):
-    "A generator and a critic under one roof; `forward` is the generator"
+    "A generator, a critic and perhaps a style encoder under one roof; `forward` is the generator"
     def __init__(self,
-        generator:nn.Module,  # called with the inputs of a batch, gives pictures [B,3,H,W]
-        critic:nn.Module,     # called with pictures and the first input, gives lists (scales) of lists (layers)
+        generator:nn.Module,     # called with masks (and `z=`, `instance=` where there are such), gives pictures [B,3,H,W]
+        critic:nn.Module,        # called with pictures and masks (and instances), gives lists (scales) of lists (layers)
+        encoder:nn.Module=None,  # style pictures [B,3,H,W] to mu and logvar [B,nz]
+        augment=None,            # changes pictures [k·B,3,H,W] and integer maps [B,H,W] before the critic sees them, in training, e.g. `DiffAugment()`
     ):
         super().__init__()
-        self.generator, self.critic = generator, critic
+        self.generator, self.critic, self.encoder, self.augment = generator, critic, encoder, augment
 
     def forward(self, *xb) -> Tensor: return self.fake(*xb)[0]
 
     def fake(self, *xb) -> tuple[Tensor, dict]:
         "Pictures, and what the generator's loss needs besides them, by name"
-        return self.generator(*xb), {}
+        mask, instance, style = _sorted_out(xb)
+        if self.encoder is None or style is None: return self.generator(mask, **_given(z=style, instance=instance)), {}
+        mu, logvar = self.encoder(style)
+        z = reparameterize(mu, logvar) if self.training else mu
+        return self.generator(mask, **_given(z=z, instance=instance)), dict(mu=mu, logvar=logvar)
+
+    def ask(self, pictures:Tensor, *xb):
+        "What the critic says of `pictures` [k·B,3,H,W], k times the batch"
+        maps = [o for o in _sorted_out(xb)[:2] if o is not None]
+        if self.augment is not None and self.training: pictures, *maps = self.augment(pictures, *maps)
+        return self.critic(pictures, *(torch.cat([o]*(len(pictures)//len(o))) for o in maps))
 
     def judge(self, fake:Tensor, real:Tensor, *xb):
         "What the critic says of `fake` and of `real`, judged in one batch"
-        return _halves(self.critic(torch.cat([fake, plain(real)]), torch.cat([plain(xb[0])]*2)), len(fake))
+        return _halves(self.ask(torch.cat([fake, plain(real)]), *xb), len(fake))
 
 # %% ../nbs/07_gan.ipynb #c68863204
 @contextmanager
@@ -86,7 +108,7 @@ class PixelLoss(nn.Module):
     def activation(self, x): return x
     def decodes(self, x): return TensorImage(x)
 
-# %% ../nbs/07_gan.ipynb #c92302376
+# %% ../nbs/07_gan.ipynb #c95310318
 class LossTerm(Metric):
     "One term's mean over the last training epoch, as a column"
     def __init__(self, term:str, log): self.term, self.log = term, log
@@ -103,7 +125,7 @@ class LossTerms(Callback):
     def before_fit(self):
         self.history = []
         if hasattr(self.learn, 'gradient_accumulation'):
-            raise ValueError("fastai's GradientAccumulation counts the turns of both networks and drops half of them; use a larger `bs` instead")
+            raise ValueError("fastai's GradientAccumulation counts the turns of both networks together and drops steps; use `Accumulate(n)`, which makes large batches for each network by itself")
     def before_train(self): self.sums, self.counts, self.first = {}, {}, len(self.history)
     def after_batch(self):
         if not self.training or not self.learn.terms: return
@@ -113,8 +135,10 @@ class LossTerms(Callback):
     def after_train(self):  # numbers, not tensors on a GPU, for the epochs behind us
         self.history[self.first:] = [{k: float(v) for k, v in o.items()} for o in self.history[self.first:]]
     def mean(self, k): return float(self.sums[k]/self.counts[k]) if k in self.sums else None
+    def state_dict(self) -> dict: return {k: vars(self)[k] for k in ('sums', 'counts', 'history', 'first') if k in vars(self)}
+    def load_state_dict(self, state:dict): vars(self).update(state)
 
-# %% ../nbs/07_gan.ipynb #c33615054
+# %% ../nbs/07_gan.ipynb #c68626104
 @delegates(Learner.__init__)
 class GANLearner(Learner):
     "Trains `generator` and `critic` on batches (mask, …, real picture); to all else it is a `Learner` of the generator"
@@ -123,7 +147,7 @@ class GANLearner(Learner):
         generator:nn.Module=None,       # inputs to pictures
         critic:nn.Module=None,          # pictures and first input to lists (scales) of lists (layers)
         gen_loss_func=None,             # called with fake_pred, real_pred, output, target by name; a Tensor, or a dict of terms. `GeneratorLoss()`
-        crit_loss_func=None,            # called in the same way. `CriticLoss()`
+        crit_loss_func=None,            # called in the same way, and with `critic`, a function of pictures that asks the critic. `CriticLoss()`
         switcher=None,                  # callback that sets `learn.turns` before each batch; both networks on each batch by default
         weights:dict=None,              # factors of terms by name; 1 for the others
         loss_func=None,                 # for validation: called with pictures and real pictures. `PixelLoss()`
@@ -131,7 +155,9 @@ class GANLearner(Learner):
         lr=slice(1e-4, 4e-4),           # generator and critic (TTUR)
         cbs=None,                       # further callbacks
         metrics=None,                   # of the validation pictures
-        model:GAN=None,                 # in place of `generator` and `critic`
+        encoder:nn.Module=None,         # style pictures to mu and logvar; learns together with the generator
+        augment=None,                   # changes what the critic sees, in training, e.g. `DiffAugment()`
+        model:GAN=None,                 # in place of the networks
         **kwargs
     ):
         if (model is None) == (generator is None or critic is None): raise ValueError("pass `generator` and `critic`, or a `model` that holds both")
@@ -139,11 +165,11 @@ class GANLearner(Learner):
         self.crit_loss_func = CriticLoss() if crit_loss_func is None else crit_loss_func
         self.weights, self.turns, self.terms, self.last_loss, log = dict(weights or {}), ('generator', 'critic'), {}, {}, LossTerms()
         names = [*getattr(self.gen_loss_func, 'names', ['gen']), *getattr(self.crit_loss_func, 'names', ['crit'])]
-        super().__init__(dls, GAN(generator, critic) if model is None else model, PixelLoss() if loss_func is None else loss_func, opt_func, lr,
+        super().__init__(dls, GAN(generator, critic, encoder, augment) if model is None else model, PixelLoss() if loss_func is None else loss_func, opt_func, lr,
                          splitter=gan_splitter, cbs=[log, BothOnEachBatch() if switcher is None else switcher, *L(cbs)],
                          metrics=[*L(metrics), *(LossTerm(n, log) for n in names)], **{'moms': (0., 0., 0.), 'wd_bn_bias': True, **kwargs})
 
-# %% ../nbs/07_gan.ipynb #c26471722
+# %% ../nbs/07_gan.ipynb #c72187204
 @patch
 def _weighted(self:GANLearner, terms, default:str) -> dict:
     terms = terms if isinstance(terms, dict) else {default: terms}
@@ -159,33 +185,48 @@ def _generator_terms(self:GANLearner, real:Tensor) -> dict:
 def _critic_terms(self:GANLearner, real:Tensor) -> dict:
     with torch.no_grad(): self.pred = self.model.fake(*self.xb)[0]
     fake_pred, real_pred = self.model.judge(self.pred, real, *self.xb)
-    return self._weighted(self.crit_loss_func(fake_pred=fake_pred, real_pred=real_pred, output=self.pred, target=real), 'crit')
+    return self._weighted(self.crit_loss_func(fake_pred=fake_pred, real_pred=real_pred, output=self.pred, target=real,
+                                              critic=lambda pictures: self.model.ask(pictures, *self.xb)), 'crit')
 
-# %% ../nbs/07_gan.ipynb #c30912469
+# %% ../nbs/07_gan.ipynb #c05130138
 @patch
-def _turn(self:GANLearner, who:str):
+def _parts(self:GANLearner) -> list:
+    "The batch in parts: inputs, targets and share of each"
+    n = len(self.yb[0])
+    bs = self.dls.train.bs if hasattr(self, 'accumulate') else n
+    return [(tuple(o[i:i+bs] for o in self.xb), tuple(o[i:i+bs] for o in self.yb), min(bs, n - i)/n) for i in range(0, n, bs)]
+
+@patch
+def _turn(self:GANLearner, who:str, first:bool=True):
     "Train one network, 'generator' or 'critic', on this batch; the other rests"
     if who not in ('generator', 'critic'): raise ValueError(f"learn.turns has '{who}'; it must be a tuple of 'generator' and 'critic'")
-    rests = self.model.critic if who == 'generator' else self.model.generator
-    with resting(rests):
-        terms = (self._generator_terms if who == 'generator' else self._critic_terms)(plain(self.yb[0]))
-        self('after_pred')
-        self.loss_grad = sum(terms.values())
-        self.loss = self.loss_grad.detach().clone()
-        self('after_loss')
-        if self.loss_grad.requires_grad: self._do_grad_opt()  # a frozen network is only measured
+    gen = who == 'generator'
+    make_terms, loss_func = (self._generator_terms, self.gen_loss_func) if gen else (self._critic_terms, self.crit_loss_func)
+    whole, terms, preds = (self.xb, self.yb), {}, []
+    with resting(self.model.critic if gen else self.model.generator):
+        for self.xb, self.yb, share in self._parts():
+            if not first and hasattr(self, 'mixed_precision'): self.mixed_precision.before_batch()  # it closed its autocast after the last loss
+            part = {k: v if k in getattr(loss_func, 'sums', ()) else v*share for k, v in make_terms(plain(self.yb[0])).items()}
+            self('after_pred')
+            self.loss_grad = sum(part.values())
+            self.loss, learns, first = self.loss_grad.detach().clone(), self.loss_grad.requires_grad, False
+            self('after_loss')
+            if learns: self._with_events(self._backward, 'backward', CancelBackwardException)  # a frozen network is only measured
+            terms = {k: terms.get(k, 0) + v.detach() for k, v in part.items()}
+            preds.append(self.pred.detach())
+        (self.xb, self.yb), self.pred, self.loss = whole, torch.cat(preds), sum(terms.values())
+        if learns: self._with_events(self._step, 'step', CancelStepException)
     self.model.zero_grad(set_to_none=True)                    # a resting parameter has no gradient at all, not a zero
-    self.terms.update({k: v.detach() for k, v in terms.items()})
+    self.terms.update(terms)
     self.last_loss[who] = self.loss
 
-# %% ../nbs/07_gan.ipynb #c14648116
+# %% ../nbs/07_gan.ipynb #c24508674
 @patch
 def _do_one_batch(self:GANLearner):
     if not self.training or not len(self.yb): return Learner._do_one_batch(self)
+    if not self.turns: raise ValueError("learn.turns is empty; it must name 'generator', 'critic' or both")
     self.terms = {}
-    for i, who in enumerate(self.turns):
-        if i and hasattr(self, 'mixed_precision'): self.mixed_precision.before_batch()  # it closed its autocast after the first loss
-        self._turn(who)
+    for i, who in enumerate(self.turns): self._turn(who, first=not i)
     self.loss = self.last_loss.get('generator', self.loss)
 
 @patch
@@ -199,12 +240,14 @@ def _end_cleanup(self:GANLearner):
     Learner._end_cleanup(self)
     self.terms, self.last_loss = {}, {}
 
-# %% ../nbs/07_gan.ipynb #c70002638
+# %% ../nbs/07_gan.ipynb #c42635109
 class GANSwitcher(Callback):
     "Base: sets `learn.turns`, who is trained on the batch to come: 'generator', 'critic' or both, in order"
     run_valid = False
     def turns(self) -> tuple: raise NotImplementedError
     def before_batch(self): self.learn.turns = self.turns()
+    def state_dict(self) -> dict: return {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str)) and not hasattr(Callback, k)}  # what it counts
+    def load_state_dict(self, state:dict): vars(self).update(state)
 
 class BothOnEachBatch(GANSwitcher):
     "Generator, then critic on a fresh fake, on each batch: the recipe of the official code"
@@ -247,13 +290,22 @@ def lr_find(self:GANLearner, stop_div=False, **kwargs):
     "As `Learner.lr_find`, for the generator against a resting critic"
     with self.added_cbs(OnlyGenerator()): return Learner.lr_find(self, stop_div=stop_div, **kwargs)
 
-# %% ../nbs/07_gan.ipynb #c96444922
+# %% ../nbs/07_gan.ipynb #c69465589
+def by_batch(epochs:float) -> float:
+    "Where on the schedule we are after `epochs` epochs: there"
+    return epochs
+
+def by_epoch(epochs:float) -> float:
+    "Where on the schedule we are after `epochs` epochs: at the beginning of the epoch, as in the official code"
+    return math.floor(epochs + 1e-6)  # fastai counts in fractions of the training: the third epoch may begin at 1.9999999
+
 @patch
 @delegates(Learner.fit, but=['n_epoch', 'lr', 'reset_opt'])
 def fit_flat_lin(self:Learner,
     n_flat:int,    # epochs at the full rate
     n_decay:int,   # epochs in which it falls to zero
     lr=None,       # one rate, or a slice; the learner's own by default
+    at=by_batch,   # how often the rate falls: `by_batch` or `by_epoch`
     cbs=None,      # further callbacks
     **kwargs
 ):
@@ -261,8 +313,8 @@ def fit_flat_lin(self:Learner,
     if self.opt is None: self.create_opt()
     self.opt.set_hyper('lr', self.lr if lr is None else lr)
     lrs = np.array([h['lr'] for h in self.opt.hypers])
-    n, flat, fall = n_flat + n_decay, SchedNo(lrs, lrs), SchedLin(lrs, 0.*lrs)
-    sched = flat if not n_decay else fall if not n_flat else combine_scheds([n_flat/n, n_decay/n], [flat, fall])
+    n = n_flat + n_decay
+    def sched(pos): return lrs*(1 - max(at(pos*n) - n_flat, 0)/max(n_decay, 1))
     self.fit(n, cbs=[ParamScheduler({'lr': sched}), *L(cbs)], **kwargs)
 
 # %% ../nbs/07_gan.ipynb #c81231214
@@ -325,3 +377,42 @@ class SampleGrid(Callback):
         before = set(plt.get_fignums())
         self.dls.valid.show_results(batch, TensorImage(fake.detach().float().cpu()), max_n=self.n)
         return plt.figure((set(plt.get_fignums()) - before or {plt.gcf().number}).pop())
+
+# %% ../nbs/07_gan.ipynb #c81100147
+class Accumulate(Callback):
+    "Trains each network on `n` batches of the data as if they were one, going through them one at a time"
+    order, run_valid = -20, False
+    def __init__(self,
+        n:int,  # batches that make one step
+    ):
+        if not isinstance(n, int) or n < 1: raise ValueError(f"Accumulate({n}): the number of batches must be a whole number of at least 1")
+        self.n = n
+    def before_fit(self):
+        if hasattr(self.learn, 'lr_finder'): self.learn.n_epoch = self.lr_finder.num_it//max(len(self.dls.train)//self.n, 1) + 1
+    def before_train(self):
+        dl = self.dls.train
+        with random_state_kept(): large = dl.new(bs=self.n*dl.bs)
+        if not len(large): raise ValueError(f"{self.n} batches of {dl.bs} need {self.n*dl.bs} items, there are {dl.n}; pass a smaller n than Accumulate({self.n})")
+        large.rng, self.learn.dl = dl.rng, large
+    def after_train(self): self.dls.train.rng = self.learn.dl.rng   # the order goes on from here, with or without us
+
+# %% ../nbs/07_gan.ipynb #c00273969
+class GANMixedPrecision(MixedPrecision):
+    "fastai's `MixedPrecision`, on whatever device the model is"
+    name = 'mixed_precision'
+    def before_fit(self):
+        device, bf16 = next(self.model.parameters()).device.type, self.amp_mode == AMPMode.BF16
+        if bf16 and device == 'cuda' and not torch.cuda.is_bf16_supported(): raise ValueError("this GPU has no bfloat16; use `learn.to_fp16()`")
+        self.autocast = torch.autocast(device, dtype=torch.bfloat16 if bf16 else torch.float16)
+        self.learn.scaler, self.scales = torch.amp.GradScaler(device, enabled=not bf16, **self.kwargs), L()
+
+@patch
+@delegates(torch.amp.GradScaler, but=['device', 'enabled'])
+def to_fp16(self:GANLearner, **kwargs):
+    "Train in mixed precision with float16"
+    return self.to_fp32().add_cb(GANMixedPrecision(AMPMode.FP16, **kwargs))
+
+@patch
+def to_bf16(self:GANLearner):
+    "Train in mixed precision with bfloat16"
+    return self.to_fp32().add_cb(GANMixedPrecision(AMPMode.BF16))

@@ -316,28 +316,29 @@ def shadows(self:Land, slope=1.15, reach=7):
     steps = [(k, np.round(self.sun*k).astype(int)+reach) for k in range(1, reach+1)]
     return np.any([p[y:y+h,x:x+w] > self.height + k*slope for k,(y,x) in steps], 0)
 
-# %% ../nbs/00a_landcover.ipynb #c22529031
+# %% ../nbs/00a_landcover.ipynb #c74176482
 @patch
-def paint(self:Land):
-    "The picture, uint8 [H,W,3]"
+def paint(self:Land, season=1.):
+    "The picture, uint8 [H,W,3]; `season` is how much light and colour cast vary from tile to tile"
     base = COLORS[self.ids]
     base[self.gaps] = .6*base[self.gaps] + .4*COLORS[self.under[self.gaps]]
     rgb = base*self.tone
     rgb[self.shadows()] *= (.68,.71,.77)
-    season = self.rng.normal(1, .03) + self.rng.normal(0, .015, 3)
-    return np.clip(rgb*season, 0, 255).round().astype(np.uint8)
+    cast = self.rng.normal(1, .03*season) + self.rng.normal(0, .015*season, 3)
+    return np.clip(rgb*cast, 0, 255).round().astype(np.uint8)
 
-# %% ../nbs/00a_landcover.ipynb #c81145843
+# %% ../nbs/00a_landcover.ipynb #c68334531
 def landcover_tile(
     seed, # int, or a list of ints such as `[seed, i]`
     size=64, # pixels: an int or (height, width); a larger tile shows more land at the same scale
+    season=1., # how much light and colour cast vary from tile to tile: 1 is slight, 8 as from May to November
 ):
     "A piece of land: ids uint8 [H,W] in 0..12 and rgb uint8 [H,W,3]"
     land = Land(seed, size)
     for step in (Land.lay_frame, Land.fields, Land.woods, Land.waters, Land.lay_streets, Land.settle, Land.plant,
                  Land.scene_edge, Land.texture):
         step(land)
-    return land.ids.astype(np.uint8), land.paint()
+    return land.ids.astype(np.uint8), land.paint(season)
 
 # %% ../nbs/00a_landcover.ipynb #c95409988
 VERSION = 1                                    # raise it when the same seed gives other land
@@ -353,22 +354,23 @@ def set_is_there(path, recipe, names):
     if here-want: raise ValueError(f"{str(min(here-want))!r} is not part of the made land in this folder; move the file, or {cure}")
     return (path/'codes.txt').exists() and here==want
 
-# %% ../nbs/00a_landcover.ipynb #c35829079
+# %% ../nbs/00a_landcover.ipynb #c93041247
 def make_landcover(
     path='landcover', # folder to make, or to use again if it holds this very set
     n=400, # number of tiles
     size=64, # pixels: an int or (height, width)
     seed=42, # tile i depends on `seed` and i only, not on `n`
+    season=1., # how much light and colour cast vary from tile to tile
 ) -> Path: # the folder
     "Write `n` tiles: `images/*.png`, `labels/*.png` (class ids), `codes.txt`"
     if n<1: raise ValueError(f"n={n} tiles make no set; pass 1 or more")
-    path,recipe = Path(path), dict(version=VERSION, n=n, size=list(as_hw(size)), seed=seed)
+    path,recipe = Path(path), dict(version=VERSION, n=n, size=list(as_hw(size)), seed=seed, **({} if season==1 else dict(season=season)))
     names = [f'{i:06d}.png' for i in range(n)]
     if set_is_there(path, recipe, names): return path
     for d in ('images','labels'): (path/d).mkdir(parents=True, exist_ok=True)
     (path/'landcover.json').write_text(json.dumps(recipe))
     for i,name in enumerate(names):
-        ids,rgb = landcover_tile([seed,i], size)
+        ids,rgb = landcover_tile([seed,i], size, season)
         Image.fromarray(ids).save(path/'labels'/name)
         Image.fromarray(rgb).save(path/'images'/name)
     (path/'codes.txt').write_text('\n'.join(LANDCOVER_CODES)+'\n')

@@ -142,9 +142,10 @@ class KLDLoss(nn.Module):
         mu, logvar = _f32(mu), _f32(logvar)
         return .5*(mu.square() + logvar.exp() - 1 - logvar).sum()
 
-# %% ../nbs/06_losses.ipynb #c80654545
+# %% ../nbs/06_losses.ipynb #c51273359
 class GeneratorLoss(nn.Module):
     "The generator's terms by name, unweighted: `gan`, `feat`, `vgg`, `kld`, as far as given"
+    sums = ('kld',)  # terms that are sums over the batch; the others are means
     def __init__(self,
         gan=HingeLoss,              # adversarial loss
         feat=FeatureMatchingLoss,   # on the critic's features
@@ -172,10 +173,24 @@ class GeneratorLoss(nn.Module):
         return {k: part.gen(fake_pred) if k == 'gan' else part(*args[k]) for k, part in self.parts.items()}
 
 class CriticLoss(nn.Module):
-    "The critic's terms by name: `crit_fake`, `crit_real`"
-    names = ['crit_fake', 'crit_real']
-    def __init__(self, gan=HingeLoss):
+    "The critic's terms by name: `crit_fake`, `crit_real`, and that of a penalty, where there is one"
+    def __init__(self,
+        gan=HingeLoss,   # adversarial loss
+        penalty=None,    # on the critic's slope, e.g. `R1` of the chapter on small data
+    ):
         super().__init__()
-        self.gan = gan()
-    def forward(self, fake_pred, real_pred, **_) -> dict[str, Tensor]:
-        return dict(crit_fake=self.gan.crit_fake(fake_pred), crit_real=self.gan.crit_real(real_pred))
+        self.gan, self.penalty = gan(), None if penalty is None else penalty()
+
+    @property
+    def names(self) -> list[str]: return ['crit_fake', 'crit_real', *([] if self.penalty is None else [self.penalty.name])]
+
+    def forward(self,
+        fake_pred,            # what the critic said of the fakes: list (scales) of lists (layers)
+        real_pred,            # … of the real pictures
+        output:Tensor=None,   # fakes [B,3,H,W] in [-1,1], for a penalty
+        target:Tensor=None,   # real pictures [B,3,H,W] in [-1,1], for a penalty
+        critic=None,          # function of pictures that asks the critic, for a penalty
+        **_
+    ) -> dict[str, Tensor]:
+        terms = dict(crit_fake=self.gan.crit_fake(fake_pred), crit_real=self.gan.crit_real(real_pred))
+        return terms if self.penalty is None else {**terms, self.penalty.name: self.penalty(critic, output, target)}

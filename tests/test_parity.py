@@ -10,6 +10,7 @@ from spade_fastai.discriminator import *
 from spade_fastai.encoder import *
 from spade_fastai.losses import *
 from spade_fastai.gan import *
+from spade_fastai.ema import *
 from spade_fastai.official import *
 from parity import Fixture
 
@@ -205,3 +206,13 @@ def test_official_files(fixture, tmp_path, name, hints):
         else: f.close(net(i.get('label', i.get('label_raw')), z=i.get('z'), instance=i.get('instance')), 'main/eval/out')
     again, was = torch.load(save_official(net, tmp_path/'ours.pth'), weights_only=True), torch.load(theirs, weights_only=True)
     assert set(again) == set(was) and all(again[k].dtype == was[k].dtype and torch.equal(again[k], was[k]) for k in was)
+
+def test_ema(fixture):
+    f = fixture('oasis_ema')
+    state = lambda name: {k.split('/')[1]: v for k, v in f.t.items() if k.startswith(f'{name}/')}
+    avg = state('ema0')
+    for t in (1, 2):
+        average_(avg, state(f'g{t}'), f.hyper['EMA_decay'])
+        want = state(f'ema{t}')
+        assert avg.keys() == want.keys() and len(want) == 38
+        for k, v in want.items(): assert (avg[k] - v).abs().max() <= f.cfg['tolerance']['atol'], k
