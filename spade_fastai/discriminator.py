@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .core import *
 from .norms import *
 
-# %% ../nbs/04_discriminator.ipynb #c69567577
+# %% ../nbs/04_discriminator.ipynb #c81242526
 class NLayerDiscriminator(nn.Module):
     "Patch critic: [B,ni,H,W] to a list of features, the last [B,1,h,w] logits, one a patch"
     def __init__(self,
@@ -24,16 +24,17 @@ class NLayerDiscriminator(nn.Module):
         n_layers:int=4,                    # layers before the one that makes the logits
         norm=partial(base_norm, base='instance'),  # called with a channel count, for the middle layers
         weight_norm=spectral,              # wraps the convolutions of the middle layers
+        other_norm=nn.Identity(),          # wraps the first and the last convolution; `spectral` is the paper's "everywhere"
         max_nf:int=512,                    # widths double up to here
     ):
         super().__init__()
         conv, act = partial(nn.Conv2d, kernel_size=4, padding=2), lambda: nn.LeakyReLU(.2)
-        widths = [min(nf*2**i, max(nf, max_nf)) for i in range(n_layers)]
-        layers = [nn.Sequential(conv(ni, nf, stride=2), act())]
+        widths = [nf, *(min(nf*2**i, max_nf) for i in range(1, n_layers))]
+        layers = [nn.Sequential(other_norm(conv(ni, nf, stride=2)), act())]
         for i, (a, b) in enumerate(zip(widths, widths[1:]), 1):
             stride = 1 if i == n_layers - 1 else 2
             layers.append(nn.Sequential(weight_norm(conv(a, b, stride=stride, bias=False)), norm(b), act()))
-        self.layers = nn.ModuleList([*layers, conv(widths[-1], 1, stride=1)])
+        self.layers = nn.ModuleList([*layers, other_norm(conv(widths[-1], 1, stride=1))])
 
     def forward(self, x:Tensor) -> list[Tensor]:
         feats = []
@@ -61,7 +62,7 @@ def shared_net(make, n:int) -> list:
     "One network for all `n` scales"
     return [make()]*n
 
-# %% ../nbs/04_discriminator.ipynb #c34754596
+# %% ../nbs/04_discriminator.ipynb #c52566786
 @remember_args
 class MultiscaleDiscriminator(nn.Module):
     "Picture [B,3,H,W] and mask [B,H,W] to a list (scales) of lists (layers) of features; the last of each are logits [B,1,h,w]"
@@ -72,12 +73,13 @@ class MultiscaleDiscriminator(nn.Module):
         n_scales:int=2,            # each halves the one before
         encode=OneHot,             # how a mask becomes a map, called with `n_classes`
         scales=separate_nets,      # `separate_nets` networks or one `shared_net`
-        net=NLayerDiscriminator,   # critic of one scale, called with channels in
+        net=NLayerDiscriminator,   # critic of one scale, called with channels in, `nf`, `n_layers` and `other_norm`
+        other_norm=nn.Identity(),  # wraps the first and the last convolution of each scale; `spectral` is the paper's "everywhere"
         n_out:int=3,               # channels of the picture
     ):
         super().__init__()
         self.encode = encode(n_classes)
-        self.nets = nn.ModuleList(scales(partial(net, self.encode.nc + n_out, nf=nf, n_layers=n_layers), n_scales))
+        self.nets = nn.ModuleList(scales(partial(net, self.encode.nc + n_out, nf=nf, n_layers=n_layers, other_norm=other_norm), n_scales))
         init_weights(self)
 
     def forward(self,

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .core import *
 from .norms import *
 
-# %% ../nbs/05_encoder.ipynb #c98366380
+# %% ../nbs/05_encoder.ipynb #c00460420
 @remember_args
 class ConvEncoder(nn.Module):
     "Picture [B,3,H,W] in [-1,1] to mu and logvar [B,nz] each (Park et al. 2019, Fig. 15)"
@@ -24,6 +24,7 @@ class ConvEncoder(nn.Module):
         nz:int=256,             # length of mu and logvar
         size:int=256,           # pictures are resized to size×size (bilinear); a power of two from 8 on
         weight_norm=spectral,   # wraps the convolutions
+        other_norm=nn.Identity(),  # wraps the linear layers; `spectral` for spectral norm everywhere
     ):
         super().__init__()
         n = math.log2(size) - 2
@@ -32,7 +33,7 @@ class ConvEncoder(nn.Module):
         widths = [3, *(nf*min(2**i, 8) for i in range(int(n)))]
         self.layers = nn.ModuleList(nn.Sequential(weight_norm(nn.Conv2d(ni, no, 3, stride=2, padding=1, bias=False)), base_norm(no, 'instance'))
                                     for ni, no in zip(widths, widths[1:]))
-        self.fc_mu, self.fc_var = nn.Linear(widths[-1]*16, nz), nn.Linear(widths[-1]*16, nz)
+        self.fc_mu, self.fc_var = (other_norm(nn.Linear(widths[-1]*16, nz)) for _ in range(2))
         init_weights(self)
 
     def forward(self, x:Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/official.html.md"""
 # %% auto #0
 __all__ = ['official_key', 'load_official', 'save_official']
 
-# %% ../nbs/10_official.ipynb #c75522203
-import re
+# %% ../nbs/10_official.ipynb #c42082398
+import inspect, re
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -36,67 +36,85 @@ def official_key(
     key = key.replace('parametrizations.weight.original', 'weight_orig')
     return re.sub(r'parametrizations\.weight\.0\._([uv])$', r'weight_\1', key)
 
-# %% ../nbs/10_official.ipynb #c81589597
-def _told(given, seen, what:str, path):
+# %% ../nbs/10_official.ipynb #c20926203
+def _told(given, seen, what:str):
     "`given` if the file does not say otherwise"
-    if given is not None and seen is not None and given != seen: raise ValueError(f"{path}: {what}={given!r} was given, but its tensors say {seen!r}; leave {what} out")
+    if given is not None and seen is not None and given != seen: raise ValueError(f"{what}={given!r} was given, but its tensors say {seen!r}; leave {what} out")
     return given if seen is None else seen
 
-def _encoding(nc:int, dontcare:bool, edges:bool, path) -> tuple:
+def _encoding(nc:int, dontcare:bool, edges:bool) -> tuple:
     "Number of classes, and the encoder that makes `nc` channels of them"
     n = nc - int(dontcare) - int(edges)
-    if n < 1: raise ValueError(f"{path} has {nc} map channels, too few for dontcare={dontcare}, edges={edges}")
+    if n < 1: raise ValueError(f"the map has {nc} channels, too few for dontcare={dontcare}, edges={edges}")
     return n, partial(OneHot, dontcare=dontcare, edges=edges)
 
-def _generator(sd:dict, path, upsampling=None, size=None, base=None, dontcare=False, edges=False):
-    upsampling = _told(upsampling, 'most' if 'up_4.conv_0.bias' in sd else None, 'upsampling', path)
-    if upsampling not in layouts or (upsampling == 'most') != ('up_4.conv_0.bias' in sd):
-        raise ValueError(f"{path} has {8 if 'up_4.conv_0.bias' in sd else 7} blocks; whether its picture doubles five times or six is not in the file: pass upsampling='normal' or 'more'")
-    layout, shared = layouts[upsampling], sd['head_0.norm_0.mlp_shared.0.weight']
-    nf = sd['fc.bias'].numel()//16 if sd['fc.weight'].ndim == 4 else sd['head_0.conv_0.bias'].numel()//16
-    base = _told(base, 'batch' if 'head_0.norm_0.param_free_norm.running_mean' in sd else None, 'base', path) or 'instance'
-    n, encode = _encoding(shared.shape[1], dontcare, edges, path)
-    scale = 2**sum(layout['ups'])
-    first = None if size is None else (round(size[1]//scale*size[0]/size[1]), size[1]//scale)   # rounded as the official code does
-    if sd['fc.weight'].ndim == 2:
-        area = sd['fc.bias'].numel()//(16*nf)
-        if first is None and int(area**.5)**2 == area: first = (int(area**.5),)*2
-        if first is None or first[0]*first[1] != area:
-            raise ValueError(f"{path} starts from noise with {area} pixels; pass size=(height, width) of its pictures, so that height/{scale} times width/{scale} is {area}")
-        start = partial(NoiseStart, nz=sd['fc.weight'].shape[1], size=first)
-    else: start = MapStart if first is None or first == tuple(s/scale for s in size) else partial(MapStart, size=first)
+def _generator(sd:dict, upsampling=None, size=None, base=None, dontcare=False, edges=False):
+    fc, shared, most = sd['fc.weight'], sd['head_0.norm_0.mlp_shared.0.weight'], 'up_4.conv_0.bias' in sd
+    if upsampling not in (None, *layouts): raise ValueError(f"there is no upsampling={upsampling!r}, only {', '.join(layouts)}")
+    upsampling = _told(upsampling, 'most' if most else None, 'upsampling')
+    if upsampling is None or (upsampling == 'most') != most:
+        raise ValueError("it has 7 blocks; whether its picture doubles five times or six is not in the file: pass upsampling='normal' or 'more'")
+    layout, nf = layouts[upsampling], (sd['fc.bias'] if fc.ndim == 4 else sd['head_0.conv_0.bias']).numel()//16
+    stats = 'head_0.norm_0.param_free_norm.running_mean' in sd
+    base = 'sync' if base == 'sync' and stats else _told(base, 'batch' if stats else 'instance', 'base')      # on one device the same arithmetic
+    n, encode = _encoding(shared.shape[1], dontcare, edges)
+    start = _start(fc, sd['fc.bias'].numel()//(16*nf), 2**sum(layout['ups']), (size, size) if isinstance(size, int) else size)
     norm = partial(SPADE, base=base, ks=shared.shape[-1], hidden=shared.shape[0])
     return SPADEGenerator(n, nf=nf, **layout, norm=norm, encode=encode, start=start, weight_norm=spectral if 'head_0.conv_0.weight_orig' in sd else nn.Identity())
 
-def _critic(sd:dict, path, dontcare=False, edges=False):
-    n_scales = len({k.split('.')[0] for k in sd})
-    n_layers = max(int(re.search(r'model(\d+)', k)[1]) for k in sd)
+def _start(fc:Tensor, area:int, scale:int, size):
+    "How the generator with first layer `fc` starts; `area` is the pixels of a linear start, `size` (height, width) of the pictures"
+    first = None if size is None else (round(size[1]//scale*size[0]/size[1]), size[1]//scale)   # rounded as the official code does
+    if first is not None and 0 in first: raise ValueError(f"size={tuple(size)} is too small: the picture is {scale} times as large as the first map")
+    if fc.ndim == 4: return MapStart if first is None or first == tuple(s/scale for s in size) else partial(MapStart, size=first)
+    if first is None and int(area**.5)**2 == area: first = (int(area**.5),)*2
+    if first is None or first[0]*first[1] != area:
+        raise ValueError(f"it starts from noise with {area} pixels; pass size=(height, width) of its pictures, so that height/{scale} times width/{scale} is {area}")
+    return partial(NoiseStart, nz=fc.shape[1], size=first)
+
+def _critic(sd:dict, dontcare=False, edges=False):
+    n_scales, n_layers = len({k.split('.')[0] for k in sd}), max(int(m[1]) for m in (re.search(r'\.model(\d+)\.', k) for k in sd) if m)
     first = sd['discriminator_0.model0.0.weight']
-    n, encode = _encoding(first.shape[1] - 3, dontcare, edges, path)
+    n, encode = _encoding(first.shape[1] - 3, dontcare, edges)
     net = partial(NLayerDiscriminator, weight_norm=spectral if 'discriminator_0.model1.0.0.weight_orig' in sd else nn.Identity())
     return MultiscaleDiscriminator(n, nf=first.shape[0], n_layers=n_layers, n_scales=n_scales, encode=encode, net=net)
 
-def _encoder(sd:dict, path):
-    n = len([k for k in sd if re.match(r'layer\d\.0\.weight', k) and not k.endswith(('_u', '_v'))])
-    first = sd.get('layer1.0.weight_orig', sd.get('layer1.0.weight'))
-    return ConvEncoder(nf=first.shape[0], nz=sd['fc_mu.weight'].shape[0], size=2**(n + 2), weight_norm=spectral if 'layer1.0.weight_orig' in sd else nn.Identity())
+def _encoder(sd:dict):
+    sn, n = 'layer1.0.weight_orig' in sd, len({k.split('.')[0] for k in sd if k.startswith('layer')})
+    first = sd['layer1.0.weight_orig' if sn else 'layer1.0.weight']
+    return ConvEncoder(nf=first.shape[0], nz=sd['fc_mu.weight'].shape[0], size=2**(n + 2), weight_norm=spectral if sn else nn.Identity())
 
-# %% ../nbs/10_official.ipynb #c22786366
+# %% ../nbs/10_official.ipynb #c11331934
 _marks = {'conv_img.weight': _generator, 'discriminator_0.model0.0.weight': _critic, 'fc_mu.weight': _encoder}
 
-def load_official(
-    path,        # `*_net_G.pth`, `*_net_D.pth` or `*_net_E.pth` of the official code
-    **hints      # what the file cannot tell: generator `upsampling`, `size`, `base`; generator and critic `dontcare`, `edges`
-) -> nn.Module:
-    "Our generator, critic or encoder with the weights of an official checkpoint, in eval mode on the CPU"
-    path = Path(path)
+def _read_tensors(path:Path) -> dict:
+    "The dict of tensors in a file of `torch.save`; nothing else is read"
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
     try: sd = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"{path} is not a checkpoint of tensors, or is damaged ({type(e).__name__}: {str(e).splitlines()[0]})") from e
-    make = next((f for mark, f in _marks.items() if isinstance(sd, dict) and mark in sd), None)
+    except Exception as e:
+        raise ValueError(f"{path} is not a checkpoint of tensors, or is damaged ({type(e).__name__}: {next(iter(str(e).splitlines()), '')}); nothing in it was run") from e
+    if not isinstance(sd, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in sd.items()):
+        raise ValueError(f"{path} is no checkpoint of the official code, which is a dict of names and tensors")
+    return sd
+
+def load_official(
+    path,                   # `*_net_G.pth`, `*_net_D.pth` or `*_net_E.pth` of the official code
+    upsampling:str=None,    # of a generator: 'normal', 'more' or 'most'; not needed for 'most'
+    size=None,              # of a generator that starts from noise: (height, width) of its pictures; not needed for squares
+    base:str=None,          # of a generator, its norm: 'batch' or 'instance'; the file knows, only 'sync' need be asked for
+    dontcare:bool=False,    # of a generator or critic: the map has a channel for don't-care, where the mask is 255
+    edges:bool=False,       # of a generator or critic: the map's last channel is that of instance edges
+) -> nn.Module:
+    "Our generator, critic or encoder with the weights of an official checkpoint, in eval mode on the CPU"
+    sd = _read_tensors(path := Path(path))
+    make = next((f for mark, f in _marks.items() if mark in sd), None)
     if make is None: raise ValueError(f"{path} is no SPADE generator, critic or encoder of the official code: none of {', '.join(_marks)} is in it")
-    try: net = make(sd, path, **hints)
-    except TypeError as e: raise ValueError(f"{path}: {str(e).split('()')[-1].strip()}; see the hints of `load_official`") from e
+    hints = {k: v for k, v in dict(upsampling=upsampling, size=size, base=base, dontcare=dontcare, edges=edges).items() if v not in (None, False)}
+    if strange := set(hints) - set(inspect.signature(make).parameters): raise ValueError(f"{path} holds {make.__name__[1:]} weights, for which {', '.join(sorted(strange))} means nothing; leave it out")
+    try: net = make(sd, **hints)
+    except KeyError as e: raise ValueError(f"{path} is not SPADE's {make.__name__[1:]}: it has no tensor {e}") from e
+    except (IndexError, ZeroDivisionError) as e: raise ValueError(f"{path} is not SPADE's {make.__name__[1:]}: its tensors have other shapes ({e})") from e
+    except ValueError as e: raise ValueError(f"{path}: {e}") from e
     names = {official_key(k): k for k in net.state_dict()}
     lost, extra = sorted(set(names) - set(sd)), sorted(set(sd) - set(names))
     if lost or extra: raise ValueError(f"{path} does not fit: {len(lost)} tensors are missing ({', '.join(lost[:3])}), {len(extra)} are not known ({', '.join(extra[:3])})")
@@ -104,16 +122,42 @@ def load_official(
     except RuntimeError as e: raise ValueError(f"{path} does not fit: {str(e).splitlines()[1].strip()}") from e
     return net.eval()
 
-# %% ../nbs/10_official.ipynb #c23547452
+# %% ../nbs/10_official.ipynb #c11366756
+def _unofficial(net:nn.Module) -> list[str]:
+    "What of `net` the official code has no option for"
+    free = lambda *ms: not any(parametrize.is_parametrized(m) for m in ms)
+    one_kind = lambda ms: len({parametrize.is_parametrized(m) for m in ms}) < 2
+    if isinstance(net, SPADEGenerator):
+        norms = [m for m in net.modules() if isinstance(m, ConditionalNorm)]
+        faults = {'layout': (tuple(net.init_args['mults']), tuple(net.init_args['ups'])) not in [(o['mults'], o['ups']) for o in layouts.values()],
+                  'start': type(net.start) not in (MapStart, NoiseStart),
+                  'encode': type(net.encode) is not OneHot,
+                  'norm': any(type(m) is not SPADE or not isinstance(m.param_free_norm, (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)) for m in norms),
+                  'hidden width of SPADE (128 there)': any(m.mlp_shared[0].out_channels != 128 for m in norms if isinstance(m, SPADE)),
+                  'up': any(not isinstance(m, nn.Upsample) for up in net.ups for m in up),
+                  'n_out': net.conv_img.out_channels != 3,
+                  'spectral norm': not one_kind(m for b in net.blocks for m in (b.conv_0, b.conv_1, b.conv_s) if m is not None)
+                                   or not free(net.start.fc, net.conv_img, *(c for m in norms if isinstance(m, SPADE) for c in (m.mlp_shared[0], m.mlp_gamma, m.mlp_beta)))}
+    elif isinstance(net, MultiscaleDiscriminator):
+        if any(type(o) is not NLayerDiscriminator for o in net.nets): return ['net']
+        inner = [layer for o in net.nets for layer in o.layers[1:-1]]
+        faults = {'scales that share a network': len({id(o) for o in net.nets}) < len(net.nets),
+                  'encode': type(net.encode) is not OneHot,
+                  'norm': any(not isinstance(o[1], nn.InstanceNorm2d) for o in inner),
+                  'widths above 512': any(o[0].out_channels > 512 for o in inner),
+                  'n_out': net.nets[0].layers[0][0].in_channels != net.encode.nc + 3,
+                  'spectral norm': not one_kind(o[0] for o in inner) or not free(*(m for o in net.nets for m in (o.layers[0][0], o.layers[-1])))}
+    elif isinstance(net, ConvEncoder):
+        faults = {'size (256 there)': net.size != 256, 'nz (256 there)': net.nz != 256,
+                  'spectral norm': not one_kind(o[0] for o in net.layers) or not free(net.fc_mu, net.fc_var)}
+    else: raise ValueError(f"a {type(net).__name__} is none of the official networks")
+    return [k for k, v in faults.items() if v]
+
 def save_official(
     net:nn.Module,   # `SPADEGenerator`, `MultiscaleDiscriminator` or `ConvEncoder`
     path,            # file to write, by custom `latest_net_G.pth`, `…_D.pth` or `…_E.pth`
 ) -> Path:
     "Write `net` as the official code does; raises ValueError for a network that code has no options for"
-    if isinstance(net, SPADEGenerator):
-        a = net.init_args
-        if not any((tuple(a['mults']), tuple(a['ups'])) == (o['mults'], o['ups']) for o in layouts.values()) or isinstance(net.start, MapNoiseStart) or not isinstance(net.encode, OneHot):
-            raise ValueError("the official code has only the layouts normal, more and most, started from a one-hot map or a linear layer; this generator has another")
-    elif not isinstance(net, (MultiscaleDiscriminator, ConvEncoder)): raise ValueError(f"a {type(net).__name__} is none of the official networks")
+    if faults := _unofficial(net): raise ValueError(f"the official code has no option for this {type(net).__name__}'s {', '.join(faults)}; save it with `save_spade`")
     torch.save(OrderedDict((official_key(k), v.detach().cpu().clone()) for k, v in net.state_dict().items()), path)
     return Path(path)
