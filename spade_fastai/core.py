@@ -66,7 +66,7 @@ def _as_batch(x, what='mask') -> Tensor:
     if x.ndim != 3: raise ValueError(f"a {what} is [H,W], [B,H,W] or [B,1,H,W], this one is {list(x.shape)}")
     return x.long()
 
-# %% ../nbs/00_core.ipynb #c88007919
+# %% ../nbs/00_core.ipynb #c37579480
 class Cond:
     "All that a normalisation may look at; `at(size)` is the same at another size, nearest, made once"
     def __init__(self,
@@ -81,6 +81,7 @@ class Cond:
         if seg is None and encode is None: raise ValueError("a Cond of `ids` needs the `encode` part that makes a map of them")
         self._seg, self.ids, self.edges, self.style, self._label, self.encode = seg, ids, edges, style, label, encode
         self._full, self._sizes = self, {}   # the one that this was resized from; those that were made of it
+        self._made, self.by_ids = {}, seg is None  # see `once`; whether `seg` is what `encode` says of `ids`
 
     @property
     def size(self) -> tuple[int, int]: return tuple((self._seg if self.ids is None else self.ids).shape[-2:])
@@ -111,9 +112,15 @@ class Cond:
             self._sizes[size]._full = self._full
         return self._sizes[size]
 
-# %% ../nbs/00_core.ipynb #c23868412
+    def once(self, make, *args):
+        "`make(self, *args)`, made on first use and remembered: all layers of one size share it"
+        if (make, *args) not in self._made: self._made[make, *args] = make(self, *args)
+        return self._made[make, *args]
+
+# %% ../nbs/00_core.ipynb #c60054969
 class MaskEncoder(nn.Module):
     "Base of the ways a mask becomes a float map: [B,H,W] ids in, `Cond` with a [B,nc,H,W] map out"
+    pixelwise = False  # whether a pixel's channels depend on its own id and edge alone
     def __init__(self,
         n_classes:int,         # ids are 0..n_classes-1
         dontcare:bool=False,   # one more class, `n_classes`, for pixels nobody labelled
@@ -163,15 +170,17 @@ class MaskEncoder(nn.Module):
         edges = instance_edges(_as_batch(instance, 'map of instances').to(self._like.device)) if self.edges else None
         return Cond(ids=ids, edges=edges, style=style, encode=self)
 
-# %% ../nbs/00_core.ipynb #c18490644
+# %% ../nbs/00_core.ipynb #c30134677
 class OneHot(MaskEncoder):
     "A channel per class: [B,n_ids(+1),H,W] of 0 and 1"
+    pixelwise = True
     def channels(self) -> int: return self.n_ids
     def encode(self, ids): return ids[:, None] == torch.arange(self.n_ids, device=ids.device)[:, None, None]
 
-# %% ../nbs/00_core.ipynb #c16595129
+# %% ../nbs/00_core.ipynb #c56601563
 class ClassEmbed(MaskEncoder):
     "A learned vector per class: [B,dim(+1),H,W]"
+    pixelwise = True
     def __init__(self,
         n_classes:int,         # ids are 0..n_classes-1
         dim:int=16,            # length of the vectors
@@ -184,9 +193,10 @@ class ClassEmbed(MaskEncoder):
     def channels(self) -> int: return self.emb.embedding_dim
     def encode(self, ids): return self.emb(ids).movedim(-1, 1)
 
-# %% ../nbs/00_core.ipynb #c48520624
+# %% ../nbs/00_core.ipynb #c56868412
 class Scalar(MaskEncoder):
     "The id as one number in [0,1]: [B,1(+1),H,W]. An order of classes that does not exist; kept for the lesson"
+    pixelwise = True
     def channels(self) -> int: return 1
     def encode(self, ids): return ids[:, None] / max(self.n_ids - 1, 1)
 

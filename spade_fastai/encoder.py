@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .core import *
 from .norms import *
 
-# %% ../nbs/05_encoder.ipynb #c00460420
+# %% ../nbs/05_encoder.ipynb #c05299276
 @remember_args
 class ConvEncoder(nn.Module):
     "Picture [B,3,H,W] in [-1,1] to mu and logvar [B,nz] each (Park et al. 2019, Fig. 15)"
@@ -23,6 +23,7 @@ class ConvEncoder(nn.Module):
         nf:int=64,              # channels of the first layer; they double up to eight times that
         nz:int=256,             # length of mu and logvar
         size:int=256,           # pictures are resized to size×size (bilinear); a power of two from 8 on
+        base='instance',        # parameter-free norm after each convolution, see `base_norm`
         weight_norm=spectral,   # wraps the convolutions
         other_norm=nn.Identity(),  # wraps the linear layers; `spectral` for spectral norm everywhere
     ):
@@ -31,7 +32,7 @@ class ConvEncoder(nn.Module):
         if n < 1 or n != int(n): raise ValueError(f"size={size} must be a power of two from 8 on, so that halving it ends at 4×4")
         self.size, self.nz = size, nz
         widths = [3, *(nf*min(2**i, 8) for i in range(int(n)))]
-        self.layers = nn.ModuleList(nn.Sequential(weight_norm(nn.Conv2d(ni, no, 3, stride=2, padding=1, bias=False)), base_norm(no, 'instance'))
+        self.layers = nn.ModuleList(nn.Sequential(weight_norm(nn.Conv2d(ni, no, 3, stride=2, padding=1, bias=False)), base_norm(no, base))
                                     for ni, no in zip(widths, widths[1:]))
         self.fc_mu, self.fc_var = (other_norm(nn.Linear(widths[-1]*16, nz)) for _ in range(2))
         init_weights(self)

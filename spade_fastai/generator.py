@@ -16,7 +16,7 @@ from fastai.layers import PixelShuffle_ICNR
 from .core import *
 from .norms import *
 
-# %% ../nbs/03_generator.ipynb #c99920830
+# %% ../nbs/03_generator.ipynb #c17071316
 class SPADEResBlk(nn.Module):
     "norm, LeakyReLU, conv, twice, plus shortcut: [B,ni,H,W] to [B,nf,H,W] (Park et al. 2019, Fig. 4)"
     def __init__(self,
@@ -33,7 +33,7 @@ class SPADEResBlk(nn.Module):
         self.norm_0, self.norm_1 = norm(ni), norm(mid)
         self.conv_s = weight_norm(nn.Conv2d(ni, nf, 1, bias=False)) if ni != nf else None
         self.norm_s = norm(ni) if ni != nf else None
-        self.act = nn.LeakyReLU(slope)
+        self.act = nn.LeakyReLU(slope, inplace=True)  # of what a norm made, which nobody else holds
 
     def forward(self, x:Tensor, cond:Cond) -> Tensor:
         skip = x if self.conv_s is None else self.conv_s(self.norm_s(x, cond))
@@ -41,7 +41,7 @@ class SPADEResBlk(nn.Module):
         x = self.conv_1(self.act(self.norm_1(x, cond)))
         return skip + x
 
-# %% ../nbs/03_generator.ipynb #c78392894
+# %% ../nbs/03_generator.ipynb #c21030902
 class MapStart(nn.Module):
     "First features from the map at the start size by a 3×3 conv: [B,nf,h,w]"
     def __init__(self,
@@ -84,7 +84,7 @@ class MapNoiseStart(nn.Module):
     def forward(self, cond:Cond, size, z:Tensor):
         seg = cond.at(size).seg
         z = z.to(seg.dtype) if z.ndim == 4 else z.to(seg.dtype)[..., None, None].expand(*z.shape, *size)
-        return self.fc(torch.cat([seg, z], 1))
+        return self.fc(torch.cat([seg.expand(len(z), -1, -1, -1), z], 1))
 
 class MapFieldStart(MapNoiseStart):
     "As `MapNoiseStart`, but what is drawn is a field: z [B,nz,h,w], other noise at each pixel of the start"
@@ -101,7 +101,7 @@ layouts = dict(
     more   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1),     ups=(1, 1, 1, 1, 1, 1, 0)),     # 6: 256 from 4
     most   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1, .5), ups=(1, 1, 1, 1, 1, 1, 1, 0)))  # 7: 256 from 2, or 512 from 4
 
-# %% ../nbs/03_generator.ipynb #c10684221
+# %% ../nbs/03_generator.ipynb #c77040320
 @remember_args
 class SPADEGenerator(nn.Module):
     "Mask [B,H,W] of class ids to picture [B,3,H,W] in [-1,1] (Park et al. 2019, Sec. 3.2)"
@@ -116,6 +116,7 @@ class SPADEGenerator(nn.Module):
         up=NearestUp,                                 # doubles a map, called with a channel count
         weight_norm=spectral,                         # wraps the convolutions of the blocks
         n_out:int=3,                                  # channels of the picture
+        other_norm=nn.Identity(),                     # wraps every convolution and linear layer that `weight_norm` does not
     ):
         super().__init__()
         if len(ups) != len(mults) - 1: raise ValueError(f"{len(mults)} widths make {len(mults) - 1} blocks, but `ups` has {len(ups)} numbers")
@@ -127,6 +128,7 @@ class SPADEGenerator(nn.Module):
         self.blocks = nn.ModuleList(SPADEResBlk(ni, no, partial(norm, encode=self.encode), weight_norm) for ni, no in zip(widths, widths[1:]))
         self.ups = nn.ModuleList(nn.Sequential(*(up(no) for _ in range(n))) for no, n in zip(widths[1:], ups))
         self.conv_img = nn.Conv2d(widths[-1], n_out, 3, padding=1)
+        wrap_layers(self, other_norm)
         init_weights(self)
 
     @property
@@ -157,9 +159,14 @@ class SPADEGenerator(nn.Module):
         z:Tensor=None,    # [B,nz] noise or style (or [B,nz,h,w], see `start`); drawn when the start needs one and none is given
         instance=None,    # instance ids, as `mask`, where `encode` has an edge channel
     ) -> Tensor:          # [B,3,h,w] in [-1,1]; of the mask's size, or of the fixed start's size times `scale`
-        cond = self.encode(mask, instance)
+        cond = self.condition(mask, instance)
         z = self.draw(len(cond.ids), cond.size) if z is None else plain(z)
         cond.style = z = None if z is None else z.to(self.conv_img.weight)
-        x = self.start(cond, self.start_size(cond.size), z)
+        return self.grow(self.start(cond, self.start_size(cond.size), z).contiguous(memory_format=torch.channels_last), cond)
+
+    def condition(self, mask, instance=None) -> Cond: return self.encode(mask, instance)
+
+    def grow(self, x:Tensor, cond:Cond) -> Tensor:
+        "From the first features to the picture"
         for block, up in zip(self.blocks, self.ups): x = up(block(x, cond))
         return torch.tanh(self.conv_img(F.leaky_relu(x, .2)))

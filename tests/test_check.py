@@ -1,0 +1,151 @@
+"What `check_masks` and `spade-check` say of folders with trouble, and that the code they print loads them as it says"
+import numpy as np, pytest, torch
+from pathlib import Path
+from PIL import Image
+from spade_fastai.check import *
+from spade_fastai.check_command import main
+from spade_fastai.core import plain
+from spade_fastai.data import *
+
+ids = np.kron(np.array([[0, 1, 2], [2, 1, 0], [0, 0, 2]]), np.ones((16, 16), dtype=int))     # 48x48
+CODES = ['water', 'land', 'road']
+COLORS = np.array([(0, 0, 200), (0, 128, 0), (200, 200, 200)], dtype=np.uint8)
+
+def save(fn, a, **kw):
+    fn.parent.mkdir(parents=True, exist_ok=True)
+    np.save(fn, a) if fn.suffix == '.npy' else Image.fromarray(a).save(fn, **kw)
+
+def folder(path, masks, images=None, ext='.png', n=4, labels='labels', photos='images', suffix=''):
+    "A data set of `n` pairs; `masks` and `images` are arrays, or functions of the number that give one"
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        save(path/labels/f'{i}{suffix}{ext}', masks(i) if callable(masks) else masks)
+        save(path/photos/f'{i}.png', rng.integers(0, 256, (48, 48, 3)).astype(np.uint8) if images is None else images)
+    return path
+
+def load(report):
+    "The DataLoaders of the printed code"
+    names = dict(globals())
+    exec(report.code, names)
+    return names['dls']
+
+def first_ids(dls, stem='0'):
+    "The ids of the mask with this stem, as batches have them"
+    for dl in (dls.train, dls.valid):
+        for m, *_ in dl.dataset.items if hasattr(dl.dataset, 'items') else []:
+            if bare_stem(Path(str(m)).stem) == stem: return np.array(dls.reader(m))
+
+grey = ids.astype(np.uint8)
+smooth = np.array(Image.fromarray(COLORS[ids].astype(np.uint8)).resize((96, 96), Image.BILINEAR).resize((48, 48), Image.BILINEAR))
+with_255 = np.where(ids == 2, 255, ids).astype(np.uint8)
+third = lambda a: lambda i: a if i == 2 else grey
+
+# name: (maker, keyword arguments of check_masks, what it says, the ids that its code gives)
+CASES = dict(
+    no_names=(lambda p: folder(p, grey), {}, ['names are made up'], ids),
+    gaps=(lambda p: folder(p, np.array([10, 30, 40], dtype=np.uint8)[ids]), {}, ["30: 'class 30'"], ids),
+    counted_from_one=(lambda p: folder(p, grey + 1), dict(codes=CODES), ['value 3', 'count from 1', '`ids=dict(enumerate(codes, 1))`'], ids),
+    multiplied=(lambda p: folder(p, grey*100), dict(codes=CODES), ['multiples of 100', "ids={0: 'water', 100: 'land', …}"], ids),
+    black_and_white=(lambda p: folder(p, (ids == 1).astype(np.uint8)*255), dict(codes=['no', 'yes']), ['black and white', "ids={0: 'no', 255: 'yes'}"], ids == 1),
+    dont_care=(lambda p: folder(p, third(with_255)), dict(codes=CODES), ['value 255 is in 1 file', 'most in 2.png (33.3% of it)', 'pass `ignore=255`'], ids),
+    dont_care_without_names=(lambda p: folder(p, with_255), {}, ['value 255', "taken for don't-care", 'pass `ignore=255`'], np.where(ids == 2, 2, ids)),
+    negative=(lambda p: folder(p, ids.astype(np.int32) - 1, ext='.tif'), {}, ['value -1', "don't-care"], np.where(ids == 0, 2, ids - 1)),
+    an_id_beyond=(lambda p: folder(p, third((ids*3).astype(np.uint8))), dict(codes=CODES), ['value 6 is in 1 file', 'value 3 is in 1 file', 'add its name to the codes'], ids),
+    colours_without_names=(lambda p: folder(p, COLORS[ids]), {}, ['names are made up', 'table={(0, 0, 200): 0, (0, 128, 0): 1, (200, 200, 200): 2}'], ids),
+    a_colour_too_many=(lambda p: folder(p, lambda i: COLORS[ids] if i else np.where((ids == 1)[..., None], 9, COLORS[ids]).astype(np.uint8)), dict(codes=CODES, table={tuple(c): i for i, c in enumerate(COLORS.tolist())}),
+                       ['colour (9, 9, 9) is in 1 file', '22.2% of it', 'add a row with r,g,b = 9,9,9'], np.where(ids == 1, 3, ids)),
+    smoothed_colours=(lambda p: folder(p, smooth), dict(codes=CODES, table={tuple(c): i for i, c in enumerate(COLORS.tolist())}), ['antialiased, or once saved as JPEG', '`tolerance='], None),
+    coloured_jpeg=(lambda p: folder(p, COLORS[ids], ext='.jpg'), dict(codes=CODES, table={tuple(c): i for i, c in enumerate(COLORS.tolist())}), ['is a JPEG', 'save masks as PNG', 'and 3 more files'], None),
+    suffixes=(lambda p: folder(p, grey, suffix='_mask', labels='x', photos='x'), dict(codes=CODES), ["masks='x/*_mask.png'", "images='x/*.png'"], ids),
+    train_and_val=(lambda p: folder(folder(p, grey, labels='train/masks', photos='train/images'), grey, labels='val/masks', photos='val/images'), dict(codes=CODES),
+                   ["masks=('train/masks', 'val/masks')", '4 pairs for training, 4 held back'], ids),
+    npy=(lambda p: folder(p, ids, ext='.npy'), dict(codes=CODES), ['masks 4 NPY'], ids),
+    deep_images=(lambda p: folder(p, grey, images=(ids*5000).astype(np.uint16)), dict(codes=CODES), ['more than 8 bits', 'image_reader=ImageReader(percentiles=(2, 98))', 'copies of others'], ids),
+)
+
+@pytest.mark.parametrize('name', CASES)
+def test_trouble_is_found_and_the_code_cures_it(name, tmp_path):
+    make, kw, says, want = CASES[name]
+    report = check_masks(make(tmp_path/'d'), progress=False, **kw)
+    text = ' '.join(str(report).split())
+    for o in says: assert o in text, f'{o!r} is not in {report}'
+    assert 'it was run' in report.checked, report
+    dls = load(report)
+    dls.one_batch()
+    if want is not None: np.testing.assert_array_equal(first_ids(dls), want)
+
+def test_smoothed_masks_come_near(tmp_path):
+    table = {tuple(c): i for i, c in enumerate(COLORS.tolist())}
+    for make, n in ((lambda p: folder(p, smooth), .93), (lambda p: folder(p, COLORS[ids], ext='.jpg'), .97)):
+        p = make(tmp_path/str(n))
+        got = first_ids(load(check_masks(p, codes=CODES, table=table, progress=False)))
+        assert (got == ids).mean() > n
+
+def test_clean_or_not(tmp_path, capsys):
+    p = folder(tmp_path/'d', third(with_255))
+    (p/'codes.txt').write_text('\n'.join(CODES))
+    def status(*args):
+        with pytest.raises(SystemExit) as e: main([str(o) for o in (p, *args)])
+        return e.value.code
+    assert status() == 1 and "ignore=255" in capsys.readouterr().out
+    assert status('--ignore', '255') == 0
+    assert status('--ignore', '255', '--masks', 'nowhere') not in (0, None)
+    (p/'images/0.png').unlink()
+    assert status('--ignore', '255') == 1 and '1 mask has no image: 0.png' in ' '.join(capsys.readouterr().out.split())
+
+def test_counts_are_those_of_the_files(tmp_path):
+    rng = np.random.default_rng(1)
+    files = [rng.integers(0, 3, (48, 48)).astype(np.uint8) for _ in range(5)]
+    report = check_masks(folder(tmp_path/'d', lambda i: files[i], n=5), codes=CODES, progress=False)
+    assert report.classes['pixels'].tolist() == np.bincount(np.concatenate(files).ravel()).tolist() and report.clean
+    assert report.show() is not None
+
+# Real folders
+
+def ran(report, *says):
+    text = ' '.join(str(report).split())
+    for o in says: assert o in text, f'{o!r} is not in {report}'
+    assert 'it was run' in report.checked
+    dls = load(report)
+    mask = dls.one_batch()[0]
+    assert 0 <= int(mask.min()) and int(mask.max()) <= dls.n_classes
+    return dls
+
+def test_dubai(shared):
+    dls = ran(check_masks(shared/'data/landcover', limit=9, progress=False), 'PNG P', 'PNG RGB', 'the palette files (tile2_', "class 5 is called 'unlabeled'", 'sizes, from 509x544',
+              '9 of 72 pairs of split.csv are in neither part')
+    assert (len(dls.train_ds), len(dls.valid_ds), dls.n_classes) == (55, 8, 6)
+
+def test_dubai_undocumented_black(shared, tmp_path):
+    rows = (shared/'data/landcover/class_dict.csv').read_text().splitlines()
+    (tmp_path/'class_dict.csv').write_text('\n'.join(o for o in rows if 'black' not in o))
+    report = check_masks(shared/'data/landcover', masks='masks/*_part003.png', images='images/*_part003.jpg', codes=tmp_path/'class_dict.csv', progress=False)
+    dls = ran(report, 'colour (0, 0, 0) is in', 'most in tile8_part003.png (1', 'add a row with r,g,b = 0,0,0')
+    assert not report.clean and dls.ignore == 255
+
+def test_camvid(shared):
+    dls = ran(check_masks(shared/'data/camvid', limit=40, progress=False), "class 11 is called 'unlabelled'", 'pass `ignore=11`', "masks=('trainannot', 'valannot')", "images=('train', 'val')")
+    assert (len(dls.train_ds), len(dls.valid_ds), dls.n_classes) == (367, 101, 12)
+
+def test_coco(shared):
+    dls = ran(check_masks(shared/'data/extra/coco_stuff_sample', progress=False), 'from_coco(', "don't-care", 'sizes, from')
+    assert (len(dls.train_ds), len(dls.valid_ds), dls.n_classes, dls.n_inp) == (13, 8, 182, 2)
+
+def test_chesapeake_patches(shared):
+    dls = ran(check_masks(shared/'data/extra/chesapeake_patches', progress=False), "ids={2: 'class 2', 3: 'class 3', 5: 'class 5', 6: 'class 6'}", 'over 95 % one class')
+    m = dls.train.items[0][0]
+    np.testing.assert_array_equal(np.array(dls.reader(m)), np.searchsorted([2, 3, 5, 6], np.array(Image.open(m))))
+
+def test_georeferenced(shared):
+    pytest.importorskip('rasterio', reason='needs rasterio: pip install "spade-fastai[geo]"')
+    geo = shared/'data/geo'
+    report = check_masks(geo/'chesapeake_naip', '*_lc.tif', '*_naip-new.tif', progress=False)
+    assert report.clean and ran(report, "6: 'class 6'").n_classes == 6
+    report = check_masks(geo/'baguio_landsat', 'landcover-30m.tif', 'merged-landsat.tif', progress=False)
+    dls = ran(report, 'lie on different grids', '326x277', '325x277', '`align=True`', 'align=True,', '6 bands', 'value 0, the NoData of the file', 'percentiles=(2, 98)')
+    assert not report.clean and dls.ignore == 0
+    report = check_masks(geo/'storm_lake', 'storml_evt.tif', 'sr_b4_20200829.tif', progress=False)
+    dls = ran(report, 'lie on different grids', '143x107', '149x112', 'value 32767, the NoData of the file', 'ignore=32767', "7011: 'class 7011'")
+    assert dls.n_classes == 23
+    report = check_masks(geo/'sen1floods11_spain', progress=False)
+    assert ran(report, 'value -1 is in 1 file', 'ignore=-1', '13 bands', 'bands=(4, 3, 2)').n_classes == 2

@@ -1,0 +1,274 @@
+"A training that was stopped or killed goes on bit for bit: everything a checkpoint holds at the end is compared, in a new process"
+import os, random, signal, subprocess, sys, time
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+from functools import partial
+from pathlib import Path
+import numpy as np, pytest, torch
+from torch import nn
+from fastai.vision.all import (
+    Adam, Callback, CancelFitException, CSVLogger, DataLoaders, EarlyStoppingCallback, ProgressCallback, ReduceLROnPlateau, SGD, TensorImage, TensorMask, aug_transforms, noop)
+from spade_fastai import resume
+from spade_fastai.landcover import make_landcover
+from spade_fastai.data import SpadeDataLoaders
+from spade_fastai.norms import SPADE
+from spade_fastai.generator import MapNoiseStart, SPADEGenerator
+from spade_fastai.discriminator import MultiscaleDiscriminator
+from spade_fastai.losses import CriticLoss
+from spade_fastai.small_data import DiffAugment, R1
+from spade_fastai.gan import Accumulate, AdaptiveGANSwitcher, FixedGANSwitcher, GANLearner
+from spade_fastai.ema import EMA
+from spade_fastai.resume import Checkpoint, read_checkpoint
+
+class Toy:
+    "Masks and pictures, each changed by all three kinds of random numbers when it is loaded"
+    def __init__(self, n=18):
+        g = torch.Generator().manual_seed(0)
+        self.masks = torch.randint(0, 2, (n, 4, 4), generator=g).repeat_interleave(4, 1).repeat_interleave(4, 2)
+        self.colors = torch.rand(n, 2, 3, generator=g)*2 - 1
+    def __len__(self): return len(self.masks)
+    def __getitem__(self, i):
+        mask = self.masks[i].flip(0) if random.random() < .5 else self.masks[i]
+        image = self.colors[i][mask].permute(2, 0, 1)*np.random.uniform(.8, 1) + .05*torch.randn(3, 16, 16)
+        return TensorMask(mask), TensorImage(image.clamp(-1, 1).float())
+
+def nets(nf=4, n_classes=2):
+    gen = SPADEGenerator(n_classes, nf=nf, mults=(2, 2, 1), ups=(1, 1), norm=partial(SPADE, hidden=4), start=partial(MapNoiseStart, nz=4))
+    return gen, MultiscaleDiscriminator(n_classes, nf=4, n_layers=2)
+
+def toy_dls(n=18, bs=4, workers=0): return DataLoaders.from_dsets(Toy(n), Toy(6), bs=bs, num_workers=workers, device='cpu')
+
+def land_dls():
+    "Real files through item and batch transforms, with fastai's augmentations"
+    path = make_landcover(Path(os.environ['RESUME_LAND']), n=24, size=24)
+    return SpadeDataLoaders.from_folder(path, size=16, bs=4, valid_pct=.25, device='cpu', batch_tfms=aug_transforms(size=16, max_rotate=20, min_scale=.7))
+
+def make(cbs=None, dls=toy_dls, nf=4, to=lambda o: o, seed=1, n_classes=2, **kwargs):
+    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+    learn = to(GANLearner(dls(), *nets(nf, n_classes), weights=dict(feat=10), cbs=cbs, **{'lr': slice(1e-3, 4e-3), **kwargs}))
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+def plain_fit(learn, **kw): learn.fit(3, **kw)
+def four(learn, **kw): learn.fit(4, **kw)
+def one_cycle(learn, **kw): learn.fit_one_cycle(3, **kw)
+def flat_lin(learn, **kw): learn.fit_flat_lin(1, 2, **kw)
+momentum = dict(opt_func=partial(Adam, mom=.9, wd=.1), moms=(.9, .8, .9), wd_bn_bias=False)   # fastai's own, with its moments and its schedule of them
+
+# name: how to train, where to stop (12 batches in 3 epochs), what with
+CASES = dict(
+    middle      = (one_cycle, 6, dict),
+    epoch_end   = (flat_lin, 8, dict),
+    last_batch  = (plain_fit, 4, dict),                                    # before the validation of the first epoch
+    switcher    = (flat_lin, 7, lambda: dict(switcher=FixedGANSwitcher(2, 1), **momentum)),
+    adaptive    = (one_cycle, 5, lambda: dict(switcher=AdaptiveGANSwitcher(gen_thresh=3., crit_thresh=1.95), **momentum)),
+    ema         = (one_cycle, 6, lambda: dict(cbs=EMA(.9, n_batches=2))),
+    ema_epoch   = (one_cycle, 8, lambda: dict(cbs=EMA(.9, n_batches=2))),  # the average is in place
+    accumulate  = (one_cycle, 3, lambda: dict(cbs=Accumulate(2), opt_func=partial(SGD, mom=.9))),
+    small_data  = (flat_lin, 7, lambda: dict(augment=DiffAugment(), crit_loss_func=CriticLoss(penalty=partial(R1, every=5)))),
+    watched     = (four, 8, lambda: dict(cbs=[o(min_delta=1e9, patience=2) for o in (ReduceLROnPlateau, EarlyStoppingCallback)], **momentum)),   # never content, end after 3
+    bf16        = (plain_fit, 5, lambda: dict(to=GANLearner.to_bf16)),
+    fp16        = (plain_fit, 5, lambda: dict(to=partial(GANLearner.to_fp16, init_scale=2.**18, growth_interval=3))),
+    workers     = (one_cycle, 6, lambda: dict(dls=partial(toy_dls, workers=2))),
+    land        = (one_cycle, 6, lambda: dict(dls=land_dls, n_classes=13)))
+
+class StopAt(Callback):
+    "A clean stop after `n` batches, or after the epoch that they end"
+    order = 70
+    def __init__(self, n, epoch_end=False): self.n, self.epoch_end = n, epoch_end
+    def after_batch(self):
+        if self.training and self.train_iter == self.n and not self.epoch_end: raise CancelFitException()
+    def after_epoch(self):
+        if self.train_iter == self.n: raise CancelFitException()
+
+class KillAt(Callback):
+    "SIGKILL in the middle of batch `n`, when the generator has had its turn"
+    def __init__(self, n): self.n = n
+    def after_step(self):
+        if self.train_iter == self.n: os.kill(os.getpid(), signal.SIGKILL)
+
+def differ(a, b, at=''):
+    "Places where two nested structures of tensors and numbers are not equal to the last bit"
+    if isinstance(a, torch.Tensor): return [] if isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b) else [at]
+    if isinstance(a, dict): return [o for k in {**a, **b} for o in (differ(a[k], b[k], f'{at}/{k}') if k in a and k in b else [f'{at}/{k}'])]
+    if isinstance(a, (list, tuple)): return [at] if len(a) != len(b) else [o for i, (x, y) in enumerate(zip(a, b)) for o in differ(x, y, f'{at}/{i}')]
+    return [] if type(a) == type(b) and a == b else [at]
+
+def last(folder): return read_checkpoint(sorted(folder.glob('*.ckpt'))[-1])
+
+def child(*args, **kwargs):
+    "This file in a new process"
+    root = str(Path(__file__).parent.parent)
+    return subprocess.run([sys.executable, __file__, *map(str, args)], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, 'PYTHONPATH': os.pathsep.join([root, os.environ.get('PYTHONPATH', '')])}, **kwargs)
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    "For each case a folder of the whole run and one of a run that was stopped here and went on in another process"
+    path = tmp_path_factory.mktemp('runs')
+    os.environ['RESUME_LAND'] = str(path/'made')
+    for name, (fit, stop, kwargs) in CASES.items():
+        fit(make(**kwargs()), cbs=Checkpoint(path/name/'whole'))
+        fit(make(**kwargs()), cbs=[Checkpoint(path/name/'parts'), StopAt(stop, epoch_end=name in ('epoch_end', 'ema_epoch', 'watched'))])
+        assert last(path/name/'parts')['learner']['train_iter'] == stop
+    went_on = child('go_on', path)
+    assert went_on.returncode == 0, went_on.stderr
+    return path
+
+@pytest.mark.parametrize('name', CASES)
+def test_stopped_and_gone_on_in_a_new_process(runs, name):
+    whole, parts = last(runs/name/'whole'), last(runs/name/'parts')
+    assert whole['learner']['train_iter'] == (6 if name == 'accumulate' else 12)
+    assert not differ(whole, parts)
+    assert len(whole['callbacks']['loss_terms']['history']) == len(whole['callbacks']['recorder']['losses']) == whole['learner']['train_iter']
+
+def test_it_is_one_training_and_writing_changes_nothing(tmp_path):
+    one_cycle(a := make()), one_cycle(b := make(), cbs=Checkpoint(tmp_path, every=1))
+    assert not differ(dict(a.model.state_dict()), dict(b.model.state_dict()))
+    assert not differ(dict(a.model.state_dict()), last(tmp_path)['model'])
+    assert [float(o) for o in a.recorder.losses] == [float(o) for o in b.recorder.losses]
+
+@pytest.mark.parametrize('how', ['batch', 'writing'])
+def test_killed(runs, tmp_path, how):
+    died = child('killed', how, tmp_path)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    files = sorted(o.name for o in tmp_path.iterdir())
+    assert files == (['batch_000000004.ckpt', 'batch_000000006.ckpt'] if how == 'batch' else ['batch_000000002.ckpt', 'batch_000000004.ckpt', 'batch_000000006.new'])
+    one_cycle(make(seed=99), cbs=Checkpoint(tmp_path, every=5, resume=True))
+    assert not differ(last(runs/'middle'/'whole'), last(tmp_path))
+    assert not list(tmp_path.glob('*.new'))
+
+@pytest.fixture
+def stopped(tmp_path):
+    "A run of the first case that was stopped in the middle of the second epoch"
+    one_cycle(make(), cbs=[Checkpoint(tmp_path, every=2), StopAt(6)])
+    return tmp_path
+
+FORGET = dict(
+    random = ('_set_random_state', lambda learn, state: None),
+    position = ('_from_batch', lambda dl, n, then: (then(), enumerate(dl, n))[1]),
+    memory = ('_set_memory', lambda cb, state: None))
+
+@pytest.mark.parametrize('what', [None, *FORGET])
+def test_the_comparison_can_fail(runs, stopped, monkeypatch, what):
+    if what: monkeypatch.setattr(resume, *FORGET[what])
+    one_cycle(make(seed=99), cbs=Checkpoint(stopped, resume=True))
+    bad = differ(last(runs/'middle'/'whole'), last(stopped))
+    assert bool(bad) == bool(what)
+    if what in ('random', 'position'): assert any(o.startswith('/model') for o in bad)
+
+def test_every_and_keep(tmp_path):
+    one_cycle(make(), cbs=Checkpoint(tmp_path/'a', every=5, keep=3))
+    assert [o.name for o in Checkpoint(tmp_path/'a').files] == [f'batch_{o:09d}.ckpt' for o in (5, 10, 12)]
+    one_cycle(make(), cbs=Checkpoint(tmp_path/'b', keep=10))
+    assert [o.name for o in Checkpoint(tmp_path/'b').files] == [f'batch_{o:09d}.ckpt' for o in (4, 8, 12)]
+    one_cycle(make(), cbs=Checkpoint(tmp_path/'c', minutes=0, keep=20))
+    assert len(Checkpoint(tmp_path/'c').files) == 12
+    one_cycle(make(), cbs=Checkpoint(tmp_path/'d', minutes=60, keep=20))
+    assert len(Checkpoint(tmp_path/'d').files) == 1
+
+def test_an_ended_training_is_not_trained_again(runs):
+    learn = make(seed=99)
+    cb = Checkpoint(runs/'middle'/'whole', resume=True)
+    one_cycle(learn, cbs=cb)
+    whole = last(runs/'middle'/'whole')
+    assert not differ(dict(learn.model.state_dict()), whole['model']) and len(learn.recorder.values) == 3 and len(learn.recorder.hps['lr']) == 12
+    learn.fit(1)                                                    # and can be trained on
+    assert differ(dict(learn.model.state_dict()), whole['model'])
+
+def test_with_a_progress_bar_and_a_checkpoint_that_stays(runs, stopped, capsys):
+    learn = make(seed=99, cbs=Checkpoint(stopped, resume=True))
+    learn.add_cb(ProgressCallback())
+    learn.validate(), learn.get_preds()
+    learn.lr_find(num_it=6, show_plot=False)                        # all three leave the folder alone
+    assert len(list(stopped.iterdir())) == 2
+    one_cycle(learn)
+    assert not differ(last(runs/'middle'/'whole'), last(stopped))
+    one_cycle(learn)                                                # has ended
+
+def test_the_table_is_whole(runs, stopped, tmp_path):
+    learn = make(seed=99, path=tmp_path)
+    one_cycle(learn, cbs=[Checkpoint(stopped, resume=True), CSVLogger(tmp_path/'history.csv')])
+    head, *rows = [o.split(',') for o in (tmp_path/'history.csv').read_text().splitlines()]
+    want = last(runs/'middle'/'whole')['callbacks']['recorder']['values']
+    assert head == list(learn.recorder.metric_names) and [o[0] for o in rows] == ['0', '1', '2']
+    assert [[float(o) for o in row[1:-1]] for row in rows] == want and rows[0][-1] == '' != rows[1][-1]
+
+def bad_file(folder, change):
+    file = sorted(folder.glob('*.ckpt'))[-1]
+    file.write_bytes(change(bytearray(file.read_bytes())))
+
+def flipped(b): b[len(b)//2] ^= 1; return b
+
+@pytest.mark.parametrize('change', [lambda b: b[:len(b)//2], lambda b: b'', lambda b: b'not a checkpoint', flipped])
+def test_damaged(runs, stopped, change):
+    bad_file(stopped, change)
+    with pytest.raises(ValueError, match=r'batch_000000006.ckpt is damaged or no checkpoint .* delete it to go on from the one before'):
+        one_cycle(make(), cbs=Checkpoint(stopped, resume=True))
+    (stopped/'batch_000000006.ckpt').unlink()
+    one_cycle(make(seed=99), cbs=Checkpoint(stopped, resume=True))
+    assert not differ(last(runs/'middle'/'whole'), last(stopped))
+
+def test_foreign(stopped):
+    for o in stopped.iterdir(): o.unlink()
+    torch.save(dict(model={}), stopped/'batch_000000001.ckpt')
+    with pytest.raises(ValueError, match='was not written by `Checkpoint`'): one_cycle(make(), cbs=Checkpoint(stopped, resume=True))
+    class Evil:
+        def __reduce__(self): return (Path.touch, (stopped/'evil',))
+    torch.save(dict(model=Evil()), stopped/'batch_000000001.ckpt')
+    with pytest.raises(ValueError, match='damaged or no checkpoint'): one_cycle(make(), cbs=Checkpoint(stopped, resume=True))
+    assert not (stopped/'evil').exists()
+
+OTHER = {
+    'number of epochs was 3, is 5': (lambda o, **kw: o.fit_one_cycle(5, **kw), {}),
+    'schedule .* is another': (plain_fit, {}),
+    r'learning rates was \[0.001, 0.004\], is \[0.002, 0.002\]': (one_cycle, dict(lr=2e-3)),
+    'schedule .* another': (lambda o, **kw: o.fit_one_cycle(3, pct_start=.5, **kw), {}),
+    'items to learn from was 18, is 17': (one_cycle, dict(dls=partial(toy_dls, n=17))),
+    'batch size was 4, is 3': (one_cycle, dict(dls=partial(toy_dls, bs=3))),
+    'processes that load was 0, is 1': (one_cycle, dict(dls=partial(toy_dls, workers=1))),
+    'is of other networks: generator': (one_cycle, dict(nf=5)),
+    'optimiser was OptimWrapper Adam, is Optimizer': (one_cycle, dict(opt_func=Adam)),
+    r'switchers .*BothOnEachBatch.*FixedGANSwitcher\(n_crit=1, n_gen=2\)': (one_cycle, dict(switcher=FixedGANSwitcher(1, 2))),
+    'batches that make one was 1, is 2': (one_cycle, dict(cbs=Accumulate(2))),
+    'precision was float32, is bf16': (one_cycle, dict(to=GANLearner.to_bf16)),
+    'other callbacks: ema was there and is not now, or the reverse': (one_cycle, dict(cbs=EMA(.9)))}
+
+def test_another_training(stopped):
+    for message, (fit, kwargs) in OTHER.items():
+        with pytest.raises(ValueError, match=message): fit(make(**kwargs), cbs=Checkpoint(stopped, resume=True))
+    with pytest.raises(ValueError, match='batch_000000006.ckpt of an earlier training; pass `resume=True`'): one_cycle(make(), cbs=Checkpoint(stopped))
+    assert len(list(stopped.iterdir())) == 2
+
+def test_a_stop_within_a_batch_keeps_the_checkpoint_before(tmp_path):
+    class Stop(Callback):
+        def after_step(self):
+            if self.train_iter == 5: raise CancelFitException()
+    one_cycle(make(cbs=Stop()), cbs=Checkpoint(tmp_path))
+    assert [o.name for o in tmp_path.iterdir()] == ['batch_000000004.ckpt']
+
+def test_a_callback_with_state(tmp_path):
+    class Count(Callback):
+        n = 0
+        def after_batch(self): self.n += self.training
+        def state_dict(self): return dict(n=self.n)
+        def load_state_dict(self, state): self.n = state['n']
+    for stop in (5, 99):
+        learn = make(cbs=[Count(), StopAt(stop)])
+        one_cycle(learn, cbs=Checkpoint(tmp_path, resume=True))
+    assert learn.count.n == 12
+
+if __name__ == '__main__':
+    command, *args = sys.argv[1:]
+    torch.set_num_threads(1)
+    if command == 'go_on':
+        for name, (fit, _, kwargs) in CASES.items(): fit(make(seed=99, **kwargs()), cbs=Checkpoint(Path(args[0])/name/'parts', resume=True))
+    if command == 'killed':
+        how, folder = args
+        save, seen = torch.save, []
+        def half(state, f):                                         # the third file is never finished
+            seen.append(f)
+            save(state, f)
+            if len(seen) == 3: f.truncate(5000), os.kill(os.getpid(), signal.SIGKILL)
+        if how == 'writing': torch.save = half
+        one_cycle(make(), cbs=[Checkpoint(folder, every=2), KillAt(7)])
