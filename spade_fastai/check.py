@@ -8,8 +8,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/check.html.md"""
 __all__ = ['CITYSCAPES_CODES', 'Layout', 'find_layout', 'Look', 'look_at', 'guess_values', 'guess_colors', 'Sentence', 'Finding',
            'MaskReport', 'check_masks', 'quick_check']
 
-# %% ../nbs/01a_check.ipynb #c76464122
+# %% ../nbs/01a_check.ipynb #c50111497
 import hashlib, re, textwrap
+from copy import copy
 from collections import Counter, defaultdict, namedtuple
 from dataclasses import dataclass, field
 import matplotlib.pyplot as plt
@@ -20,16 +21,19 @@ from .data import *
 from .data import _LOSSY, _MASK_WORDS, _INST_WORDS, _IMAGE_WORDS, _beyond_pillow, _header, _is_numpy, _nodata, _opened, _some
 from .data import NO_VALUE, as_reader, distinct, nearest_color, pack_rgb, pairs_in, partners_in, same_ground, same_size, unpack_rgb
 
-# %% ../nbs/01a_check.ipynb #c91043572
-CITYSCAPES_CODES = ('unlabeled,ego vehicle,rectification border,out of roi,static,dynamic,ground,road,sidewalk,parking,rail track,building,wall,fence,'
-                    'guard rail,bridge,tunnel,pole,polegroup,traffic light,traffic sign,vegetation,terrain,sky,person,rider,car,truck,bus,caravan,'
+# %% ../nbs/01a_check.ipynb #c17539991
+CITYSCAPES_CODES = ('unlabeled,ego vehicle,rectification border,out of roi,static,dynamic,ground,road,sidewalk,parking,rail '
+                    'track,building,wall,fence,'
+                    'guard rail,bridge,tunnel,pole,polegroup,traffic light,traffic '
+                    'sign,vegetation,terrain,sky,person,rider,car,truck,bus,caravan,'
                     'trailer,train,motorcycle,bicycle').split(',')
 
 def _two_parts(path, parts, codes, ignore, ids=None, instances=None):
     "A list from (masks, images) of training and validation; the second part may be missing"
     path = Path(path)
     there = [o for o in parts if (path/o[0].split('*')[0].rstrip('/')).is_dir()]
-    if not there or there[0] != parts[0]: raise FileNotFoundError(f"there is no folder {path/parts[0][0].split('*')[0]}; is {path} the folder above it?")
+    if not there or there[0] != parts[0]:
+        raise FileNotFoundError(f"there is no folder {path/parts[0][0].split('*')[0]}; is {path} the folder above it?")
     pairs = [pairs_in(path, *o) for o in there]
     n, both = len(pairs[0]), [o for p in pairs for o in p]
     il = SpadeItemList([m for m,_ in both], codes, path, None, ignore, [i for _,i in both], ids=ids)
@@ -49,7 +53,8 @@ def from_coco(cls:SpadeItemList,
 ):
     "COCO-Stuff as the official code has it: images, split and instances are known"
     path = Path(path)
-    return _two_parts(path, [(f'{o}_label', f'{o}_img') for o in ('train', 'val')], codes or _numbered(path, 182), 255, instances=['train_inst', 'val_inst'])
+    parts = [(f'{o}_label', f'{o}_img') for o in ('train', 'val')]
+    return _two_parts(path, parts, codes or _numbered(path, 182), 255, instances=['train_inst', 'val_inst'])
 
 @patch(cls_method=True)
 def from_ade20k(cls:SpadeItemList,
@@ -58,9 +63,11 @@ def from_ade20k(cls:SpadeItemList,
 ):
     "ADE20K: 0 is unlabelled, classes count from 1"
     path, info = Path(path), Path(path)/'objectInfo150.txt'
-    if codes is None and info.is_file(): codes = [o.split('\t')[-1].split(',')[0].strip() for o in info.read_text().splitlines() if o[:1].isdigit()]
+    if codes is None and info.is_file():
+        codes = [o.split('\t')[-1].split(',')[0].strip() for o in info.read_text().splitlines() if o[:1].isdigit()]
     codes = codes or [f'class {i}' for i in range(1, 151)]
-    return _two_parts(path, [(f'annotations/{o}', f'images/{o}') for o in ('training', 'validation')], codes, 0, dict(enumerate(range(len(codes)), 1)))
+    parts = [(f'annotations/{o}', f'images/{o}') for o in ('training', 'validation')]
+    return _two_parts(path, parts, codes, 0, dict(enumerate(range(len(codes)), 1)))
 
 @patch(cls_method=True)
 def from_cityscapes(cls:SpadeItemList,
@@ -71,7 +78,7 @@ def from_cityscapes(cls:SpadeItemList,
     parts = [(f'gtFine/{o}/*/*_gtFine_labelIds.png', f'leftImg8bit/{o}/*/*_leftImg8bit.png') for o in ('train', 'val')]
     return _two_parts(path, parts, codes or CITYSCAPES_CODES, [255, -1], instances=[m.replace('labelIds', 'instanceIds') for m,_ in parts])
 
-# %% ../nbs/01a_check.ipynb #c88994306
+# %% ../nbs/01a_check.ipynb #c42062387
 @patch(cls_method=True)
 def from_arcgis(cls:SpadeItemList,
     path,         # folder with images, labels, map.txt and esri_model_definition.emd
@@ -83,20 +90,23 @@ def from_arcgis(cls:SpadeItemList,
     if ignore is None and reader.ids is not None and 0 not in reader.ids: ignore = 0
     reader, listed = MaskReader(path/_data._EMD, ignore=ignore), path/'map.txt'
     if listed.is_file():
-        rows = [[Path(path, *re.split(r'[\\/]', x)) for x in o.split()[:2]] for o in listed.read_text(encoding='utf-8-sig').splitlines() if o.strip()]
-        if bad := first(i for i,o in enumerate(rows, 1) if len(o) < 2): raise ValueError(f"{listed}, line {bad}: must be the name of an image and of its label")
+        lines = [o.split()[:2] for o in listed.read_text(encoding='utf-8-sig').splitlines() if o.strip()]
+        rows = [[Path(path, *re.split(r'[\\/]', x)) for x in o] for o in lines]
+        if bad := first(i for i,o in enumerate(rows, 1) if len(o) < 2):
+            raise ValueError(f"{listed}, line {bad}: must be the name of an image and of its label")
         _data._missing([i for i,_ in rows], 'image'); _data._missing([m for _,m in rows], 'mask')
         pairs = [(m, i) for i,m in rows]
     else: pairs = pairs_in(path, 'labels', 'images')
     return cls([m for m,_ in pairs], reader, path, images=[i for _,i in pairs])
 
-# %% ../nbs/01a_check.ipynb #c84348002
-_SPLITS = dict(train='train', training='train', trn='train', val='valid', valid='valid', validation='valid', dev='valid', test='test', testing='test', tst='test')
+# %% ../nbs/01a_check.ipynb #c13399436
+_SPLITS = dict(train='train', training='train', trn='train', val='valid', valid='valid', validation='valid', dev='valid',
+               test='test', testing='test', tst='test')
 _ROLES = dict(masks=_MASK_WORDS, instances=_INST_WORDS, images=_IMAGE_WORDS)
 
 def _words(name):
     "The words in the name of a folder or file, in lower case; `trainannot` are two"
-    for o in re.split(r'[_\-. ]+', name):
+    for o in [*name_parts(name)][::2]:
         o, split = o.lower(), re.match('train|val|test', o.lower())
         rest = o[split.end():] if split else ''
         yield from [split[0], rest] if any(rest in w for w in _ROLES.values()) else [o]
@@ -111,58 +121,81 @@ def find_layout(
     path,   # folder of a data set
 ) -> Layout:  # names or patterns for `SpadeDataLoaders.from_folder`, each a tuple of one, or two for training and validation
     "Where masks, images and instance maps lie below `path`"
-    path, dirs = Path(path), defaultdict(dict)
+    path = Path(path)
     files = picture_files(path)
-    for d in sorted({o.parent for o in files}):
-        rel = d.relative_to(path)
-        words = [list(_words(o)) for o in rel.parts]
-        role, key = _role(sum(words, [])), tuple(w for ws in words for w in ws if not any(w in o for o in _ROLES.values()))
-        dirs[key].setdefault(role, []).append(rel)
-    for k,o in dirs.items():
-        if 'masks' in o and 'images' not in o and None in o: o['images'] = o.pop(None)
-    for k in [k for k in dirs if 'masks' in dirs[k] and 'images' not in dirs[k]]:        # images one folder up, or in no folder of their own
-        if 'images' in dirs.get((), {}) or None in dirs.get((), {}): dirs[k]['images'] = dirs[()].get('images') or dirs[()][None]
-    both = {k: o for k,o in dirs.items() if len(o.get('masks', ())) == 1 and len(o.get('images', ())) == 1}
-    if both: return _by_folders(path, both)
-    return _by_files(path, files)
+    groups = _by_folders(path, files) or _by_files(path, files) or _by_content(path, files)
+    if not groups:
+        there = sorted({o.relative_to(path).parent.as_posix() for o in files})
+        raise ValueError(f"{path} does not tell which files are masks (folders: {_some(there, 9)}; files: "
+                         f"{_some(sorted(o.name for o in files), 6)}); name folders or patterns, "
+                         "such as masks='labels', images='photos', or masks='*_lc.tif', images='*_rgb.tif'")
+    roles = [r for r in ('masks', 'images', 'instances') if all(r in o for o in groups.values())]
+    named = {s: [k for k in groups if first(_SPLITS[w] for w in k if w in _SPLITS) == s] for s in ('train', 'valid', 'test')}
+    held = named['valid'] or named['test']
+    parts = [named['train'], held] if named['train'] and held else [list(groups)]
+    return Layout(*[tuple(_one_name([groups[k][r] for k in keys], r) for keys in parts) for r in roles])
 
-def _by_folders(path, both):
-    "The layout of {words left: {role: [folder]}}"
-    split = lambda k: first(_SPLITS[w] for w in k if w in _SPLITS)
-    name = lambda role: lambda k: (both[k].get(role) or [None])[0]
-    roles = [r for r in ('masks', 'images', 'instances') if r != 'instances' or all(r in o for o in both.values())]
-    named = {s: [k for k in both if split(k) == s] for s in ('train', 'valid', 'test')}
-    if named['train'] and (named['valid'] or named['test']) and all(len(o) < 2 for o in named.values()):
-        keys = [named['train'][0], (named['valid'] or named['test'])[0]]
-        return Layout(*[tuple(name(r)(k).as_posix() for k in keys) for r in roles])
-    if len(both) == 1: return Layout(*[(name(r)(first(both)).as_posix(),) for r in roles])
-    roots = {r: {_root(name(r)(k), _ROLES[r]) for k in both} for r in roles}
-    if all(len(o) == 1 and first(o) for o in roots.values()): return Layout(*[(first(roots[r]),) for r in roles])   # labels/area1, labels/area2 …
-    stars = {r: {'/'.join('*' if _role(_words(p)) != r else p for p in name(r)(k).parts) + '/*' for k in both} for r in roles}
-    if any(len(o) > 1 for o in stars.values()): raise ValueError(f"{path} has masks in {_some([str(name('masks')(k)) for k in both], 9)}; name the folders with `masks=` and `images=`")
-    return Layout(*[(first(stars[r]),) for r in roles])
+def _one_name(names, role):
+    "One folder or pattern for several: parts of the path that differ become stars"
+    if len(set(names)) == 1: return names[0]
+    comps = [o.split('/') for o in names]
+    if len({o[0] for o in comps}) == 1 and _role(_words(comps[0][0])) == role and '*' not in names[0]:
+        return comps[0][0]   # labels/north, labels/south
+    if len({len(o) for o in comps}) > 1:
+        raise ValueError(f"{role} lie at different depths: {_some(names, 9)}; name folders or patterns with `masks=` and `images=`")
+    return '/'.join(o[0] if len(set(o)) == 1 else '*' for o in zip(*comps)) + ('' if '*' in names[0] else '/*')
 
-def _root(rel, words):
-    "The folder in `rel` that tells the role, if it is the first"
-    return rel.parts[0] if rel.parts and set(_words(rel.parts[0])) & words else None
+def _left(parts):
+    "The words of a path that do not say what is in it"
+    return tuple(w for o in parts for w in _words(o) if not any(w in x for x in _ROLES.values()))
+
+def _by_folders(path, files):
+    "{words left: {role: folder}}, where folders' names tell the role"
+    dirs = defaultdict(lambda: defaultdict(list))
+    for d in sorted({o.parent.relative_to(path) for o in files}):
+        dirs[_left(d.parts)][_role(w for o in d.parts for w in _words(o))].append(d.as_posix())
+    for o in dirs.values():
+        if 'masks' in o and 'images' not in o and None in o: o['images'] = o.pop(None)      # trainannot beside train
+    top = dirs.get((), {})
+    for o in dirs.values():                                                                # images in no folder of their own
+        if 'masks' in o and 'images' not in o and (top.get('images') or top.get(None)): o['images'] = top.get('images') or top[None]
+    every = {r: [x for o in dirs.values() for x in o.get(r, [])] for r in ('masks', 'images')}
+    if all(len(o) == 1 for o in every.values()):
+        return {(): {r: o[0] for r,o in every.items()} | {r: o[0] for r,o in top.items() if r == 'instances' and len(o) == 1}}
+    clear = {k: o for k,o in dirs.items() if len(o.get('masks', ())) == 1 and len(o.get('images', ())) == 1}
+    return {k: {r: x[0] for r,x in o.items() if r and len(x) == 1} for k,o in clear.items()}
 
 def _by_files(path, files):
-    "The layout of files whose own names tell the role"
-    roles = defaultdict(Counter)
-    for o in files:
-        bare = bare_stem(o.stem)
-        roles[_role(_words(o.stem)) or 'other'][(o.relative_to(path).parent/(o.stem.replace(bare, '*', 1) + o.suffix)).as_posix()] += 1
-    if not roles['images'] and len(roles['other']) == 1:                         # images without a word, or with one that we do not know
-        pattern, n = first(roles.pop('other').items())
-        stems = [o.stem[::-1] for o in files if not _role(_words(o.stem))]
-        ending = re.search(r'[_\-. ][^\d_\-. ]+$', os.path.commonprefix(stems)[::-1]) if n > 1 else None
-        roles['images'][pattern.replace('*', '*' + ending[0], 1) if ending else pattern] = n
-    if len(roles['masks']) == 1 and len(roles['images']) == 1: return Layout(tuple(roles['masks']), tuple(roles['images']), tuple(roles['instances']) or None)
-    there = sorted({o.relative_to(path).parent.as_posix() for o in files})
-    raise ValueError(f"{path} does not tell which files are masks (folders: {_some(there, 9)}; files: {_some(sorted(o.name for o in files), 6)}); name folders or patterns, "
-                     "such as masks='labels', images='photos', or masks='*_lc.tif', images='*_rgb.tif'")
+    "{words left: {role: pattern}}, where the files' own names tell the role"
+    groups = {}
+    for d in sorted({o.parent for o in files}):
+        roles, others = defaultdict(Counter), []
+        for o in [o for o in files if o.parent == d]:
+            role = _role(_words(o.stem))
+            if role is None: others.append(o)
+            roles[role][(o.relative_to(path).parent/(o.stem.replace(bare_stem(o.stem), '*', 1) + o.suffix)).as_posix()] += 1
+        if not roles['images'] and len(roles[None]) == 1:                        # images without a word, or with one that we do not know
+            pattern, n = first(roles[None].items())
+            ending = re.search(r'[_\-. ][^\d_\-. ]+$', os.path.commonprefix([o.stem[::-1] for o in others])[::-1]) if n > 1 else None
+            if ending and any(bare_stem(o.stem).endswith(ending[0]) for o in files if o.parent == d and o not in others): ending = None
+            roles['images'][pattern.replace('*', '*' + ending[0], 1) if ending else pattern] = n
+        if len(roles['masks']) == 1 and len(roles['images']) == 1:
+            groups[_left(d.relative_to(path).parts)] = {r: first(o) for r,o in roles.items() if r and len(o) == 1}
+    return groups
 
-# %% ../nbs/01a_check.ipynb #c56491427
+def _by_content(path, files):
+    "Two folders with the same names of files, of which one has pictures of few colours"
+    dirs = sorted({o.parent for o in files})
+    of = [[o for o in files if o.parent == d] for d in dirs]
+    if len(dirs) != 2 or {o.stem for o in of[0]} != {o.stem for o in of[1]}: return {}
+    def few(fs):
+        try: return all(_is_numpy(o) or _opened(o, 'picture').convert('RGB').getcolors(300) for o in fs[:3])
+        except (ValueError, OSError): return False
+    masks = [few(o) for o in of]
+    name = lambda is_mask: dirs[masks.index(is_mask)].relative_to(path).as_posix()
+    return {(): dict(masks=name(True), images=name(False))} if sum(masks) == 1 else {}
+
+# %% ../nbs/01a_check.ipynb #c77633610
 @dataclass
 class Look:
     "What was seen of one pair"
@@ -222,8 +255,8 @@ def _look_mask(res):
             top = counts.argsort()[::-1][:2**16]
             few = zip(counts[top].tolist(), map(tuple, unpack_rgb(vals[top]).tolist()))
         res.colors = {c: n for n,c in few}
-    if im is not None and im.mode in ('RGB', 'RGBA'): return
-    if res.lossy: a = np.asarray(im)
+    if im is not None and im.mode in ('RGB', 'RGBA') and not all(r == g == b for r,g,b in res.colors): return
+    if res.lossy: a = np.asarray(im.convert('L'))
     else: a, _, res.nodata = mask_values(res.mask, None, f'mask {res.mask}')
     res.values = _tally(a)
 
@@ -234,7 +267,7 @@ def _look_image(res, image_reader):
         with _opened(res.image, 'image') as im: res.image_mode = f'{im.format} {im.mode}'
     return _header(res.image, 'image', image_reader)
 
-# %% ../nbs/01a_check.ipynb #c57825473
+# %% ../nbs/01a_check.ipynb #c77805905
 _USUAL_IGNORE = 99, 127, 128, 200, 250, 254, 255, 999, 9999, 32767, 65535
 
 def guess_values(
@@ -247,7 +280,8 @@ def guess_values(
     rest = [o for o in v if o not in odd]
     if len(rest) > 2 and rest[-1] in _USUAL_IGNORE and rest[-1] - rest[-2] > 1.5*np.diff(rest[:-1]).max(): odd.add(rest.pop())
     kw = dict(ignore=(sorted(odd) if len(odd) > 1 else first(odd))) if odd else dict(ignore=255) if NO_VALUE in values else {}
-    if rest == list(range(len(rest))) or rest and rest[0] >= 0 and rest[-1] < 1.5*len(rest) + 2 and rest[0] in (0,): return dict(codes=[f'class {i}' for i in range(rest[-1] + 1)], **kw)
+    if rest and rest[0] == 0 and rest[-1] < 1.5*len(rest) + 2:                              # 0, 1, 2 …, perhaps with a few holes
+        return dict(codes=[f'class {i}' for i in range(rest[-1] + 1)], **kw)
     return dict(ids={o: f'class {o}' for o in rest or [0]}, **kw)
 
 def guess_colors(
@@ -303,7 +337,7 @@ def _folded(text, width=108):
         lines[-1] += o
     return '\n        '.join(o.rstrip() for o in lines)
 
-# %% ../nbs/01a_check.ipynb #c06563788
+# %% ../nbs/01a_check.ipynb #c81151738
 @dataclass
 class Finding:
     "Something worth saying about the folder"
@@ -314,7 +348,7 @@ class Finding:
 class _Source:
     "The pairs of a folder, and the sentence that begins with them"
     def __init__(self, path, masks=None, images=None, instances=None, codes=None, skip=()):
-        self.path, self.found, self.reader, self.skip, self.split = Path(path), [], None, list(L(skip)), True
+        self.path, self.found, self.reader, self.skip, self.lonely = Path(path), [], None, list(L(skip)), []
         if not self.path.is_dir(): raise FileNotFoundError(f"there is no folder {path}")
         self.official = None
         if masks is None and images is None: self._known_layout(codes)
@@ -322,12 +356,15 @@ class _Source:
 
     def notes(self):
         "What to say about the list as a whole"
-        if len(self.used) < len(self.pairs): yield Finding('note', f"{len(self.pairs) - len(self.used)} of {len(self.pairs)} pairs of {self.kind} are in neither part of the split and were not looked at")
+        if len(self.used) < len(self.pairs):
+            yield Finding('note', f"{len(self.pairs) - len(self.used)} of {len(self.pairs)} pairs of {self.kind} are in neither "
+                                  f"part of the split and were not looked at")
         if len(self.used) == 1: yield Finding('note', "there is only one pair; if it is a large scene, cut it into many with `tile_pairs`")
 
     def _known_layout(self, codes):
         p = self.path
-        kinds = dict(from_coco=('train_label', 'train_img'), from_cityscapes=('gtFine', 'leftImg8bit'), from_ade20k=('annotations/training', 'images/training'), from_arcgis=(_data._EMD,))
+        kinds = dict(from_coco=('train_label', 'train_img'), from_cityscapes=('gtFine', 'leftImg8bit'),
+                     from_ade20k=('annotations/training', 'images/training'), from_arcgis=(_data._EMD,))
         name = first(k for k,v in kinds.items() if all((p/o).exists() for o in v))
         table = None if name else first(o for o in sorted(p.glob('*.csv')) if _is_table(o))
         if not (name or table): return
@@ -338,7 +375,8 @@ class _Source:
             self.reader = il.reader
         else:
             df = pd.read_csv(table)
-            place = {k: first(o for o in ('', *sorted(x.name for x in p.iterdir() if x.is_dir())) if (p/o/str(df[c].iloc[0])).is_file()) for k,c in (('masks', 'mask'), ('images', 'image'))}
+            dirs = '', *sorted(x.name for x in p.iterdir() if x.is_dir())
+            place = {c + 's': first(o for o in dirs if (p/o/str(df[c].iloc[0])).is_file()) for c in ('mask', 'image')}
             if None in place.values(): return
             kw = {k: v for k,v in place.items() if v}
             il, self.kind = SpadeItemList.from_csv(p, table.name, codes=['a'], **kw), table.name
@@ -351,7 +389,8 @@ class _Source:
     def _split_of(self, il):
         vals = set() if il.df is None or 'split' not in il.df else set(il.df['split'].astype(str))
         va = first(o for o in ('val', 'valid', 'validation', 'test') if o in vals)
-        if 'train' in vals and va: return il.split_by_col('split', train='train', valid=va), self.start.then('split_by_col', 'split', train='train', valid=va)
+        if 'train' in vals and va:
+            return il.split_by_col('split', train='train', valid=va), self.start.then('split_by_col', 'split', train='train', valid=va)
         return il.split_by_rand_pct(), self.start.then('split_by_rand_pct')
 
     def _folders(self, masks, images, instances):
@@ -363,22 +402,27 @@ class _Source:
         for m,i in zip(masks, images):
             got, lm, li = pairs_in(self.path, m, i, skip=self.skip, lonely=True)
             for lone, what, other in ((lm, 'mask', 'image'), (li, 'image', 'mask')):
-                if lone: self.found.append(Finding('error', f"{len(lone)} {what}{'s have' if len(lone) > 1 else ' has'} no {other}: {_some([o.name for o in lone])}; add the missing files, or leave these out with `skip=`", lone))
-            self.skip += [o.name for o in lm + li]
+                if lone:
+                    self.found.append(Finding('error', f"{len(lone)} {what}{'s have' if len(lone) > 1 else ' has'} no {other}: "
+                                                       f"{_some([o.name for o in lone])}; add the missing files, or leave these out "
+                                                       f"with `skip=`, or all such files with `only_pairs=True`", lone))
+            self.lonely += lm + li
             pairs.append(got)
         if instances: self.instances = [dict(partners_in(self.path, m, i)) for m,i in zip(masks, L(instances))]
         self.pairs = self.used = [o for p in pairs for o in p]
         self.n_train = len(pairs[0]) - max(1, len(pairs[0])//10) if len(pairs) == 1 else len(pairs[0])
-        if not self.pairs: raise ValueError(f"{self.path}: no mask in {_some(masks)} has a partner in {_some(images)}; " + self.found[0].text)
+        if not self.pairs:
+            raise ValueError(f"{self.path}: no mask in {_some(masks)} has a partner in {_some(images)}; " + self.found[0].text)
         one = lambda o: o[0] if len(o) == 1 else tuple(o)
         kw = dict(masks=one(masks), images=one(images), **(dict(instances=one(L(instances))) if instances else {}))
-        self.start = Sentence(('SpadeDataLoaders.from_folder', (str(self.path),), {k: v for k,v in kw.items() if v != dict(masks='labels', images='images').get(k)}))
+        usual = dict(masks='labels', images='images')
+        self.start = Sentence(('SpadeDataLoaders.from_folder', (str(self.path),), {k: v for k,v in kw.items() if v != usual.get(k)}))
 
 def _is_table(fn):
     with open(fn, encoding='utf-8-sig', errors='replace') as f: cols = re.split('[,;\t]', f.readline().strip().lower())
     return {'mask', 'image'} <= set(cols)
 
-# %% ../nbs/01a_check.ipynb #c22650972
+# %% ../nbs/01a_check.ipynb #c66858885
 def _grouped(looks):
     "Errors that say the same but for names and numbers, as findings"
     groups = defaultdict(list)
@@ -397,7 +441,8 @@ def _spread(what, where, total, cure, level='error'):
     "A finding about `what`, which has `where` = [(look, pixels)]"
     o, n = max(where, key=lambda x: x[1])
     px = sum(x for _,x in where)
-    return Finding(level, f"{what} is in {len(where)} file{'s'*(len(where)>1)}, {_share(px/total)} of all pixels, most in {o.name} ({_share(n/max(1, np.prod(o.size)))} of it); {cure}", [x.mask for x,_ in where])
+    return Finding(level, f"{what} is in {len(where)} file{'s'*(len(where)>1)}, {_share(px/total)} of all pixels, most in {o.name} "
+                          f"({_share(n/max(1, np.prod(o.size)))} of it); {cure}", [x.mask for x,_ in where])
 
 def _unknown_values(looks, reader, total):
     "Findings about values and colours that `reader` does not know, and arguments that cure them"
@@ -428,24 +473,34 @@ def _cure_values(values, all_values, reader, ignored, total):
     if reader.ids is None:
         one = f"{_some(vals, 9)}"
         if vals[0] >= 1 and vals[-1] == n:
-            return [_spread(f"value {n}", values[n], total, f"the values {one} count from 1: pass `ids=dict(enumerate(codes, 1))`")], dict(ids=dict(enumerate(codes, 1)))
+            return [_spread(f"value {n}", values[n], total, f"the values {one} count from 1: pass "
+                                                            f"`ids=dict(enumerate(codes, 1))`")], dict(ids=dict(enumerate(codes, 1)))
         if n == 2 and set(vals) == {0, 255}:
-            return [_spread("value 255", values[255], total, f"black and white masks: pass `ids={dict(zip((0, 255), codes))}`")], dict(ids=dict(zip((0, 255), codes)))
+            return [_spread("value 255", values[255], total, f"black and white masks: pass "
+                                                             f"`ids={dict(zip((0, 255), codes))}`")], dict(ids=dict(zip((0, 255), codes)))
         if step > 1 and len(vals) > 2 and 0 <= vals[0] and vals[-1]//step < n and vals[-1] >= n:
             ids = {step*i: o for i,o in enumerate(codes)}
-            return [_spread(f"value {max(values)}", values[max(values)], total, f"the values {one} are multiples of {step}: pass `ids={{0: {codes[0]!r}, {step}: {codes[1]!r}, …}}`")], dict(ids=ids)
+            return [_spread(f"value {max(values)}", values[max(values)], total, f"the values {one} are multiples of {step}: pass "
+                                                                                f"`ids={{0: {codes[0]!r}, {step}: "
+                                                                                f"{codes[1]!r}, …}}`")], dict(ids=ids)
     odd = [v for v in values if v < 0 or v in nodata or v in _USUAL_IGNORE and v > n]
     names = [v for v in values if v not in odd]
     found, kw = [], {}
     if odd:
         ign = sorted({*ignored, *(v for v in odd if v != NO_VALUE)} or {255})
         kw['ignore'] = ign[0] if len(ign) == 1 else ign
-        found += [_spread(f"no value (transparent or NaN)" if v == NO_VALUE else f"value {v}{', the NoData of the file,' if v in nodata else ''}", values[v], total, f"pass `ignore={kw['ignore']}` if it means don't-care, or name it") for v in sorted(odd)[:6]]
+        for v in sorted(odd)[:6]:
+            what = 'no value (transparent or NaN)' if v == NO_VALUE else f"value {v}{', the NoData of the file,' if v in nodata else ''}"
+            found.append(_spread(what, values[v], total, f"pass `ignore={kw['ignore']}` if it means don't-care, or name it"))
     if names:
-        kw['ids'] = {**({v: codes[i] for v,i in reader.ids.items()} if reader.ids else dict(enumerate(codes))), **{v: f'class {v}' for v in sorted(names)}}
+        known = {v: codes[i] for v,i in reader.ids.items()} if reader.ids else dict(enumerate(codes))
+        kw['ids'] = {**known, **{v: f'class {v}' for v in sorted(names)}}
         kw['codes'] = [*codes, *(f'class {v}' for v in sorted(names))]
-        found += [_spread(f"value {v}", values[v], total, f"classes are {_some(list(reader.ids) if reader.ids else range(n), 20)}; add its name to the codes, or `ids={{…, {v}: 'name'}}`, or pass `ignore={v}`") for v in sorted(names)[:6]]
-        if len(names) > 6: found.append(Finding('error', f"and {len(names) - 6} more values without a name: {_some(sorted(names)[6:], 20)}"))
+        found += [_spread(f"value {v}", values[v], total, f"classes are {_some(list(reader.ids) if reader.ids else range(n), 20)}; "
+                                                          f"add its name to the codes, or `ids={{…, {v}: 'name'}}`, or pass "
+                                                          f"`ignore={v}`") for v in sorted(names)[:6]]
+        if len(names) > 6:
+            found.append(Finding('error', f"and {len(names) - 6} more values without a name: {_some(sorted(names)[6:], 20)}"))
     return found, kw
 
 def _cure_colors(colors, reader, ignored, total):
@@ -453,13 +508,17 @@ def _cure_colors(colors, reader, ignored, total):
         px = sum(n for w in colors.values() for _,n in w)
         far = int(nearest_color(np.array(list(colors)), np.array(list(reader.table)))[1].max())
         fs = {o.name: o for w in colors.values() for o,_ in w}
-        return [Finding('error', f"{len(colors)} colours that are not in the table, in {len(fs)} files ({_some(list(fs), 3)}), {_share(px/total)} of all pixels: antialiased, or once saved as JPEG; "
-                        f"make the masks anew, or read the nearest colours: `tolerance={far}`", [o.mask for o in fs.values()])], dict(tolerance=far)
+        return [Finding('error', f"{len(colors)} colours that are not in the table, in {len(fs)} files ({_some(list(fs), 3)}), "
+                                 f"{_share(px/total)} of all pixels: antialiased, or once saved as JPEG; "
+                        f"make the masks anew, or read the nearest colours: "
+                        f"`tolerance={far}`", [o.mask for o in fs.values()])], dict(tolerance=far)
     ign = first(ignored) if ignored else 255
-    found = [_spread(f"colour {c}", w, total, f"it is not in the colour table: add a row with r,g,b = {','.join(map(str, c))}, or, if it means don't-care, `table={{…, {c}: {ign}}}, ignore={ign}`") for c,w in colors.items()]
+    found = [_spread(f"colour {c}", w, total, f"it is not in the colour table: add a row with r,g,b = {','.join(map(str, c))}, or, "
+                                              f"if it means don't-care, `table={{…, {c}: {ign}}}, "
+                                              f"ignore={ign}`") for c,w in colors.items()]
     return found, dict(table={**reader.table, **{c: ign for c in colors}}, ignore=reader.ignore if ignored else ign)
 
-# %% ../nbs/01a_check.ipynb #c84484777
+# %% ../nbs/01a_check.ipynb #c84236540
 _NOBODY = 'unlabelled unlabeled unknown void nodata ignore ignored unclassified undefined none'.split()
 
 def _suspicious(looks, reader, counts, files, whole):
@@ -468,34 +527,51 @@ def _suspicious(looks, reader, counts, files, whole):
     for i,name in enumerate(reader.codes):
         if counts[i] and re.sub(r'[\W_]', '', name.lower()) in _NOBODY:
             v = first(k for k,c in (reader.ids or {}).items() if c == i) if reader.ids else i
-            yield Finding('note', f"class {i} is called {name!r} and has {_share(counts[i]/total)} of all pixels; if nobody labelled these, do not paint them: pass `ignore={v}`")
+            yield Finding('note', f"class {i} is called {name!r} and has {_share(counts[i]/total)} of all pixels; if nobody "
+                                  f"labelled these, do not paint them: pass `ignore={v}`")
     dup = defaultdict(list)
     for o in looks: dup[o.digest].append(o)
     dup = [v for k,v in dup.items() if k and len(v) > 1]
     extra = [x.image for o in dup for x in o[1:]]
-    if dup: yield Finding('warning', f"{len(extra)} image{'s are byte for byte copies of others' if len(extra) > 1 else ' is a byte for byte copy of another'}, such as {dup[0][1].image.name} of {dup[0][0].image.name}; a copy in both parts of the split makes validation too good: keep one of each", extra)
+    if dup:
+        are, (a, b) = 's are byte for byte copies of others' if len(extra) > 1 else ' is a byte for byte copy of another', dup[0][:2]
+        yield Finding('warning', f"{len(extra)} image{are}, such as {'/'.join(b.image.parts[-2:])} of {'/'.join(a.image.parts[-2:])}; "
+                                 "a copy in both parts of the split makes validation too good: keep one of each", extra)
     empty = [o for o in looks if o.ids and set(o.ids) == {reader.n_classes}]
-    if empty: yield Finding('warning', f"{len(empty)} masks hold nothing but don't-care: {_some([o.name for o in empty])}; leave them out with `skip=`", [o.mask for o in empty])
-    tags = [o for o in looks if o.nodata is not None and o.nodata == o.nodata and o.ids and o.nodata in o.values and o.nodata not in L(reader.ignore)]
-    if tags and reader.ignore is None: yield Finding('warning', f"{tags[0].name} says that {tags[0].nodata:g} is NoData, but it is a class here; pass `ignore={tags[0].nodata:g}` if the file is right", [o.mask for o in tags])
+    if empty:
+        yield Finding('warning', f"{len(empty)} masks hold nothing but don't-care: {_some([o.name for o in empty])}; leave them out "
+                                 f"with `skip=`", [o.mask for o in empty])
+    tags = [o for o in looks if o.ids and o.nodata in o.values and o.nodata not in L(reader.ignore)]
+    if tags and reader.ignore is None:
+        yield Finding('warning', f"{tags[0].name} says that {tags[0].nodata:g} is NoData, but it is a class here; pass "
+                                 f"`ignore={tags[0].nodata:g}` if the file is right", [o.mask for o in tags])
     if reader.table and len(set(reader.table.values())) < len(reader.table):
         several = Counter(reader.table.values())
         for c,i in reader.table.items():
-            where = [(o, o.colors[c]) for o in looks if several[i] > 1 and o.colors.get(c) and c != first(k for k,v in reader.table.items() if v == i)]
-            if where and i < reader.n_classes: yield _spread(f"colour {c}, a second one of class {i} ({reader.codes[i]}),", where, total, "fine, if that is meant", 'note')
+            second = several[i] > 1 and c != first(k for k,v in reader.table.items() if v == i)
+            where = [(o, o.colors[c]) for o in looks if second and o.colors.get(c)]
+            if where and i < reader.n_classes:
+                yield _spread(f"colour {c}, a second one of class {i} ({reader.codes[i]}),", where, total, "fine, if that is meant", 'note')
     one = [o for o in looks if o.ids and max(o.ids.values()) > .95*sum(o.ids.values())]
-    if one: yield Finding('note', f"{len(one)} of {len(looks)} masks {'are' if len(one) > 1 else 'is'} over 95 % one class: {_some([o.name for o in one], 3)}")
+    if one:
+        yield Finding('note', f"{len(one)} of {len(looks)} masks {'are' if len(one) > 1 else 'is'} over 95 % one class: "
+                              f"{_some([o.name for o in one], 3)}")
     never = [reader.codes[i] for i in range(reader.n_classes) if not counts[i]]
-    if never and whole: yield Finding('note', f"{len(never)} of {reader.n_classes} classes are never seen: {_some(never, 9)}; the network cannot learn to paint them")
+    if never and whole:
+        yield Finding('note', f"{len(never)} of {reader.n_classes} classes {'are' if len(never) > 1 else 'is'} never seen: "
+                              f"{_some(never, 9)}; the network cannot learn to paint them")
     lone = [reader.codes[i] for i in range(reader.n_classes) if files[i] == 1 and len(looks) > 9]
     if lone and whole: yield Finding('note', f"{len(lone)} class{'es are' if len(lone) > 1 else ' is'} in one file only: {_some(lone, 9)}")
     modes = Counter(o.mode for o in looks if o.mode)
     if len(modes) > 1: yield Finding('note', f"masks are of {len(modes)} kinds: {', '.join(f'{n} {k}' for k,n in modes.most_common())}" +
-                                     (f"; the palette files ({_some([o.name for o in looks if o.mode.endswith(' P')], 3)}) are read by their colours" if reader.table and any(k.endswith(' P') for k in modes) and len({k.split()[-1] for k in modes}) > 1 else ''))
+                                     (f"; the palette files ({_some([o.name for o in looks if o.mode.endswith(' P')], 3)}) are read "
+                                      f"by their colours" if reader.table and any(k.endswith(' P') for k in modes) and len({k.split()[-1] for k in modes}) > 1 else ''))
     sizes = Counter(o.size for o in looks if o.size)
-    if len(sizes) > 1: yield Finding('note', f"pictures have {len(sizes)} sizes, from {'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))} (width x height); `size=` brings them into one batch")
+    if len(sizes) > 1:
+        yield Finding('note', f"pictures have {len(sizes)} sizes, from {'x'.join(map(str, min(sizes)))} to "
+                              f"{'x'.join(map(str, max(sizes)))} (width x height); `size=` brings them into one batch")
 
-# %% ../nbs/01a_check.ipynb #c57862846
+# %% ../nbs/01a_check.ipynb #c32118950
 class MaskReport:
     "What `check_masks` found: `findings`, `classes` (a table), `code`; prints as text"
     def __init__(self, path, looks, reader, findings, classes, sentence, checked, n_pairs, image_reader=None):
@@ -509,14 +585,17 @@ class MaskReport:
         of = lambda k: ', '.join(f'{n} {v}' for v,n in Counter(getattr(o, k) for o in self.looks if getattr(o, k)).most_common(4))
         sizes = Counter(o.size for o in self.looks if o.size)
         seen = '' if len(self.looks) == self.n_pairs else f', {len(self.looks)} looked at'
-        out = [f"{self.path}: {self.n_pairs} pairs{seen}", f"masks   {of('mode') or 'none that can be read'}", f"images  {of('image_mode') or 'none that can be read'}",
-               f"sizes   {', '.join(f'{w}x{h} ({n})' for (w, h), n in sizes.most_common(4))}{f' … {len(sizes)} in all' if len(sizes) > 4 else ''}"]
+        dims = ', '.join(f'{w}x{h} ({n})' for (w, h), n in sizes.most_common(4)) + (f' … {len(sizes)} in all' if len(sizes) > 4 else '')
+        out = [f"{self.path}: {self.n_pairs} pairs{seen}", f"masks   {of('mode') or 'none that can be read'}",
+               f"images  {of('image_mode') or 'none that can be read'}", f"sizes   {dims}"]
         if len(self.classes): out += ['', *textwrap.indent(self.classes.to_string(index=False), '  ').splitlines()]
         for level in ('error', 'warning', 'note'):
             for o in self.findings:
-                if o.level == level: out += ['', *textwrap.wrap(f'{level}: {o.text}', 118, subsequent_indent='  ', break_long_words=False, break_on_hyphens=False)]
-        if self.sentence: out += ['', f"This loads the folder ({self.checked}):" if not isinstance(self.checked, Exception) else 'This is not enough yet:', '', self.code]
-        if isinstance(self.checked, Exception): out += ['', f'error: {self.checked}']
+                if o.level != level: continue
+                out += ['', *textwrap.wrap(f'{level}: {o.text}', 118, subsequent_indent='  ', break_long_words=False, break_on_hyphens=False)]
+        failed = isinstance(self.checked, Exception)
+        if self.sentence: out += ['', 'This is not enough yet:' if failed else f"This loads the folder ({self.checked}):", '', self.code]
+        if failed: out += ['', f'error: {self.checked}']
         return '\n'.join(out)
     __repr__ = __str__
 
@@ -534,8 +613,11 @@ class MaskReport:
             ax.set_yticks(range(len(rows)), [textwrap.shorten(str(o), 24) for o in rows['name']], fontsize=7)
             ax.invert_yaxis(); ax.set_xlabel('% of pixels', fontsize=8); ax.tick_params(axis='x', labelsize=7)
         for c,o in enumerate(good):
-            for r,p in enumerate((pal.paint(np.asarray(self.reader.encodes(o.mask))), np.asarray((self.image_reader or ImageReader()).fit([o.image]).encodes(o.image)))):
-                a = fig.add_subplot(grid[r, c + 1]); a.imshow(p[::-(-p.shape[0]//160), ::-(-p.shape[1]//160)], interpolation='nearest'); a.set_axis_off()
+            photo = copy(self.image_reader).fit([o.image]).encodes(o.image)
+            for r,p in enumerate((pal.paint(np.asarray(self.reader.encodes(o.mask))), np.asarray(photo))):
+                a = fig.add_subplot(grid[r, c + 1])
+                a.imshow(p[::-(-p.shape[0]//160), ::-(-p.shape[1]//160)], interpolation='nearest')
+                a.set_axis_off()
                 if not r: a.set_title(textwrap.shorten(o.mask.stem, 18, placeholder='…'), fontsize=7, pad=2)
         return fig
 
@@ -560,49 +642,72 @@ def check_masks(
     progress:bool=True,  # show a bar
 ) -> MaskReport:
     "Looks at every pair of a folder: what is there, what is wrong, and the code that loads it"
-    path = Path(path)
+    path, image_reader = Path(path), image_reader or ImageReader()
     src = _Source(path, masks, images, instances, codes, skip)
-    reader, given = _reader_of(src, codes, table, ignore, ids, tolerance)
-    image_reader = image_reader or ImageReader()
     pairs = src.used if limit is None or limit >= len(src.used) else [src.used[i] for i in np.linspace(0, len(src.used) - 1, limit).astype(int)]
-    look = lambda r: parallel(partial(look_at, reader=r, image_reader=image_reader, aligned=align), pairs, n_workers=workers or min(8, os.cpu_count() or 1), threadpool=True, progress=progress)
-    looks, found = list(look(reader)), list(src.found)
-    if reader is None:
+    def looking(reader, image_reader, align, bar=False):
+        look = partial(look_at, reader=reader, image_reader=image_reader, aligned=align)
+        return list(parallel(look, pairs, n_workers=workers or min(8, os.cpu_count() or 1), threadpool=True, progress=bar))
+
+    reader, given = _reader_of(src, codes, table, ignore, ids, tolerance)
+    looks, found = looking(reader, image_reader, align, progress), list(src.found)
+    if reader is None:                                                          # nobody said what the values mean
         given = _guess(looks, given)
-        reader = as_reader(**given)
-        for x in L(given.get('ignore')):
-            where = [(o, o.values[x]) for o in looks if x in o.values]
-            if where and ignore is None: found.append(_spread(f"value {x}{', the NoData of the file,' if any(o.nodata == x for o in looks) else ''}", where, max(1, sum(sum(o.values.values()) for o in looks)), f"it is taken for don't-care: if that is right, pass `ignore={given['ignore']}`, else name it in `ids`", 'warning'))
-        found.append(Finding('note', "nobody said what the classes are called, so names are made up; put the right ones into the code below, or into a codes.txt or class_dict.csv"))
-        progress, looks = False, list(look(reader))
-    total = max(1, sum(int(np.prod(o.size)) for o in looks if o.size))
-    more, cure = _unknown_values(looks, reader, total)
+        reader = MaskReader(**given)
+        found += _guessed(looks, given, ignore)
+        looks = looking(reader, image_reader, align)
+
+    more, cure = _unknown_values(looks, reader, max(1, sum(int(np.prod(o.size)) for o in looks if o.size)))
+    said = lambda text: [x for o in looks for e in o.errors if (x := re.search(text, e))]
     found += [*_grouped(looks), *more]
     if any(o.lossy for o in looks) and not reader.tolerance: cure.setdefault('tolerance', 60)
-    bad = [o for o in looks if any(re.search('cannot read|there is no|frames|has the shape|half transparent|fractions|EXIF', e) for e in o.errors)]
-    deep = any('more than 8 bits' in e for o in looks for e in o.errors)
-    if many := [int(x[1]) for o in looks for e in o.errors if (x := re.search(r'image .* has (\d+) bands', e))]:
-        bands = _USUAL_BANDS.get(max(many), (3, 2, 1))
-        image_reader, deep = ImageReader(bands, image_reader.percentiles), True
-        found.append(Finding('note', f"the code below takes the bands {bands} for red, green and blue, which is usual for {max(many)} bands; look at a picture and correct it"))
-        deep = any('more than 8 bits' in e for o in pairs for e in look_at(o, None, image_reader, align).errors)
-    if deep: image_reader = ImageReader(image_reader.bands, (2, 98))
-    shifted = any('different grids' in e for o in looks for e in o.errors) and not align
-    if shifted and reader.ignore is None and 'ignore' not in cure: cure['ignore'] = 255
-    final = {**given, **cure}
-    read = as_reader(**{'codes': reader.codes, 'table': reader.table, **({'ids': reader.ids} if 'codes' not in cure else {}), **final}) if cure else reader
-    counts, files = Counter(), Counter()
-    if cure or shifted: looks2 = list(parallel(partial(look_at, reader=read, image_reader=image_reader, aligned=align or shifted), pairs, n_workers=workers or min(8, os.cpu_count() or 1), threadpool=True, progress=False))
-    else: looks2 = looks
-    for o in looks2: counts.update(o.ids); files.update(o.ids.keys())
-    found += [*_suspicious(looks2, read, counts, files, limit is None), *src.notes()]
-    sentence, checked = _finish(src, given, cure, read, looks2, bad, size, image_reader, align or shifted)
-    return MaskReport(path, looks2, read, found, _class_table(read, counts, files, looks2), sentence, checked, len(src.used), image_reader)
+    photos, shifted = image_reader, not align and said('different grids')
+    if shifted and reader.ignore is None: cure.setdefault('ignore', 255)        # what an image has beyond its mask
+    if many := [int(o[1]) for o in said(r'image .* has (\d+) bands')]:
+        photos = ImageReader(_USUAL_BANDS.get(max(many), (3, 2, 1)), image_reader.percentiles)
+        found.append(Finding('note', f"the code below takes the bands {photos.bands} for red, green and blue, which is usual for "
+                                     f"{max(many)} bands; look at a picture and correct it"))
+    if said('more than 8 bits') or many and any('more than 8 bits' in e for o in looking(None, photos, align) for e in o.errors):
+        photos = ImageReader(photos.bands, (2, 98))
 
-# %% ../nbs/01a_check.ipynb #c79452397
+    bad = _not_loadable(looks)
+    if cure: reader = _cured(reader, given, cure)
+    if cure or shifted: looks = looking(reader, photos, align or bool(shifted))
+    counts, files = Counter(), Counter()
+    for o in looks: counts.update(o.ids); files.update(o.ids.keys())
+    found += [*_suspicious(looks, reader, counts, files, limit is None), *src.notes()]
+    sentence, checked = _finish(src, given, cure, reader, looks, bad, size, photos, align or bool(shifted))
+    return MaskReport(path, looks, reader, found, _class_table(reader, counts, files), sentence, checked, len(src.used), photos)
+
+# %% ../nbs/01a_check.ipynb #c74587014
+def _guessed(looks, given, ignore):
+    "What to say when names, and perhaps don't-care, are guesses"
+    total = max(1, sum(sum(o.values.values()) for o in looks))
+    for x in L(given.get('ignore')):
+        where = [(o, o.values[x]) for o in looks if x in o.values]
+        tag = ', the NoData of the file,' if any(o.nodata == x for o in looks) else ''
+        if where and ignore is None:
+            yield _spread(f"value {x}{tag}", where, total, f"it is taken for don't-care: if that is right, pass `ignore={given['ignore']}`, "
+                                                           "else name it in `ids`", 'warning')
+    yield Finding('note', "nobody said what the classes are called, so names are made up; put the right ones into the code below, or "
+                          "into a codes.txt or class_dict.csv")
+
+def _not_loadable(looks):
+    "Pairs that no option can load; those of another size only if they are the exception"
+    hopeless = 'cannot read|there is no|frames|has the shape|half transparent|fractions|EXIF'
+    other_size = [o for o in looks if any(re.search(r'is \d+x\d+ but image', e) for e in o.errors)]
+    return [*(other_size if len(other_size) <= len(looks)/2 else []), *(o for o in looks if any(re.search(hopeless, e) for e in o.errors))]
+
+def _cured(reader, given, cure):
+    "`reader` with the arguments in `cure` over its own"
+    mine = dict(codes=reader.codes, table=reader.table, ids=None if 'codes' in cure else reader.ids, ignore=reader.ignore,
+                tolerance=reader.tolerance)
+    return MaskReader(**{**mine, **{k: v for k,v in given.items() if k != 'codes'}, **cure})
+
 def _reader_of(src, codes, table, ignore, ids, tolerance):
     "A `MaskReader` and the arguments that the code needs, or None and what is known"
-    kw = {k: v for k,v in dict(codes=codes, table=table, ignore=ignore, ids=ids, tolerance=tolerance).items() if v is not None and v != 0 or k == 'ignore' and v == 0 and v is not None}
+    kw = dict(codes=codes, table=table, ignore=ignore, ids=ids, tolerance=tolerance or None)
+    kw = {k: v for k,v in kw.items() if v is not None}
     if src.reader is not None and not {'table', 'ids'} & set(kw):
         r = src.reader
         if 'ignore' in kw: r = MaskReader(r.codes, r.table, kw['ignore'], r.ids, r.tolerance)
@@ -623,7 +728,8 @@ def _guess(looks, given):
     if len(exact) > len(in_colors)/2:                                            # a few smoothed masks among good ones
         colors = Counter()
         for o in exact: colors.update(o.colors)
-    if given.get('table'): return {**given, 'codes': [f'class {i}' for i in range(max(i for i in given['table'].values() if i not in L(given.get('ignore'))) + 1)]}
+    if given.get('table'):
+        return {**given, 'codes': [f'class {i}' for i in range(max(i for i in given['table'].values() if i not in L(given.get('ignore'))) + 1)]}
     if in_colors: return {**guess_colors(colors), **given}
     if any(o.lossy for o in looks) and len(values) > 16:                         # grey JPEGs: the commonest values
         common = sorted(v for v,n in values.items() if n > .02*sum(values.values()))
@@ -631,7 +737,7 @@ def _guess(looks, given):
     kept = {v: n for v,n in values.items() if v not in L(given.get('ignore'))}
     return {**guess_values(kept, {o.nodata for o in looks}), **given}
 
-def _class_table(reader, counts, files, looks):
+def _class_table(reader, counts, files):
     "A `DataFrame` with a row a class: id, value in the files, name, pixels, share, files"
     total, back = max(1, sum(counts.values())), defaultdict(list)
     for v,i in (reader.ids or {}).items(): back[i].append(v)
@@ -639,8 +745,9 @@ def _class_table(reader, counts, files, looks):
     for i in sorted({*range(reader.n_classes), *counts}):
         if not counts[i] and reader.n_classes > 40: continue
         name = reader.codes[i] if i < reader.n_classes else "don't-care"
+        values = back[i] or L(reader.ignore if i == reader.n_classes else None)
         rows.append(dict(id=i, name=name, pixels=counts[i], share=_share(counts[i]/total), files=files[i],
-                         **(dict(value=', '.join(map(str, back[i] or L(reader.ignore if i == reader.n_classes else None)))) if reader.ids else {})))
+                         **(dict(value=', '.join(map(str, values))) if reader.ids else {})))
     return pd.DataFrame(rows)
 
 def _finish(src, given, cure, reader, looks, bad, size, image_reader, align):
@@ -649,48 +756,62 @@ def _finish(src, given, cure, reader, looks, bad, size, image_reader, align):
     if smallest is None: return None, 'nothing can be loaded'
     step = first(o for o in (32, 8, 1) if smallest >= o)
     size = size or min(256, smallest//step*step)
-    kw = {**given, **{k: v for k,v in cure.items()}}
+    kw = {**given, **cure}
     if {'ids', 'table'} & set(cure): kw['codes'] = list(reader.codes)
-    if reader.ids and 'ids' in kw and kw.get('codes') == list(dict.fromkeys(map(str, kw['ids'].values()))): kw.pop('codes')
-    skip = sorted({*map(str, src.skip), *(o.mask.name for o in bad)})
-    more = dict(image_reader=image_reader) if repr(image_reader) != 'ImageReader()' else {}
-    n_train = max(1, src.n_train - (len(bad) if len(src.used) == len(src.pairs) else 0))
-    bs = min(8, n_train)
+    if 'ids' in kw and kw.get('codes') == list(dict.fromkeys(map(str, kw['ids'].values()))): kw.pop('codes')
+    few = len(src.lonely) < 6                                                   # partners to leave out by name
+    skip = sorted({*map(str, src.skip), *(o.mask.name for o in bad), *(o.name for o in src.lonely if few)})
+    photos = dict(image_reader=image_reader) if repr(image_reader) != 'ImageReader()' else {}
+    bs = min(8, max(1, src.n_train - len(bad)))
     (name, args, kw0), *rest = src.start.calls
+    s = Sentence((name, args, {**kw0, **kw}), *rest)
     if name.startswith('SpadeDataLoaders'):
-        s = Sentence((name, args, {**kw0, **kw, **(dict(skip=skip) if skip else {}), **more, **(dict(align=True) if align else {}), **({} if len(src.used) > 1 else dict(valid_pct=0)), 'size': size, 'bs': bs}))
+        more = {**(dict(skip=skip) if skip else {}), **({} if few else dict(only_pairs=True)), **photos, **(dict(align=True) if align else {}),
+                **({} if len(src.used) > 1 else dict(valid_pct=0))}
+        s = Sentence((name, args, {**kw0, **kw, **more, 'size': size, 'bs': bs}))
     else:
-        if name.endswith('from_csv'): kw0 = {**kw0, **kw}
-        elif kw: kw0 = {**kw0, **kw}
-        s = Sentence((name, args, kw0), *rest)
-        if bad: s = s.then('leave_out', skip)
-        if more: s = s.then('with_images', image_reader)
+        if skip: s = s.then('leave_out', skip)
+        if photos: s = s.then('with_images', image_reader)
         if align: s = s.then('align')
         s = s.then('transform', size=size).then('dataloaders', bs=bs)
     try:
         dls = s.run(check=8, num_workers=0)
         one = dls.one_batch()
-        return s, f"it was run: {len(dls.train_ds)} pairs for training, {len(dls.valid_ds)} held back, {dls.n_classes} classes, batches {list(one[0].shape)}"
+        return s, (f"it was run: {len(dls.train_ds)} pairs for training, {len(dls.valid_ds)} held back, {dls.n_classes} classes, "
+                   f"batches {list(one[0].shape)}")
     except (ValueError, FileNotFoundError) as e: return s, e
 
-# %% ../nbs/01a_check.ipynb #c61255741
+# %% ../nbs/01a_check.ipynb #c35376834
 _known_good = set()
 
 def quick_check(
     dls,       # `DataLoaders` of (mask, …, image)
-    n:int=64,  # pairs to look at
+    n:int=32,  # pairs to look at
 ):
     "Raises ValueError with what is wrong in the files of `dls`; looks only once at a set of files"
     items = [o for dl in dls.loaders[:2] for o in getattr(dl, 'items', [])]
-    pairs = [(o[0], o[-1]) for o in items if isinstance(o, (tuple, list)) and all(isinstance(x, (str, Path, AlignedMask)) for x in (o[0], o[-1]))]
+    pairs = [(o[0], o[-1]) for o in items if isinstance(o, (tuple, list)) and len(o) > 1]
+    pairs = [(m if isinstance(m, AlignedMask) else Path(m), Path(i)) for m,i in pairs
+             if isinstance(m, (str, Path, AlignedMask)) and isinstance(i, (str, Path))]
     reader = getattr(dls, 'reader', None)
     if not pairs or reader is None: return
     some = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(n, len(pairs))).astype(int)]
-    key = len(pairs), id(reader.__class__), tuple((str(f), os.path.getmtime(str(f)) if os.path.exists(str(f)) else 0) for p in some for f in p), str(vars(reader).get('ids')), reader.n_classes
+    when = lambda f: os.path.getmtime(str(f)) if os.path.exists(str(f)) else 0
+    key = len(pairs), str(reader.settings), tuple((str(f), when(f)) for p in some for f in p)
     if key in _known_good: return
     photos = first(dls.train_ds.tls[-1].tfms.fs, risinstance(ImageReader)) if hasattr(dls.train_ds, 'tls') else None
-    aligned = isinstance(some[0][0], AlignedMask)
-    looks = parallel(partial(look_at, reader=reader, image_reader=photos, aligned=aligned), [(str(m), str(i)) for m,i in some], n_workers=min(8, os.cpu_count() or 1), threadpool=True, progress=False)
-    errors = [e for o in looks for e in o.errors]
-    if errors: raise ValueError(errors[0] + (f" ({len(errors)} of {len(some)} pairs looked at have errors; `check_masks` or the command `spade-check` lists them)" if len(errors) > 1 else ''))
+    def errors(pair):
+        "What is wrong with one pair"
+        m, i = pair
+        try:
+            reader.encodes(m)
+            size = _header(i, 'image', photos or ImageReader())
+            if isinstance(m, AlignedMask): return
+            same_ground(m, i)
+            same_size((_header(m, 'mask'), m), (size, i))
+        except (ValueError, FileNotFoundError, ImportError) as e: return str(e)
+    bad = [e for e in parallel(errors, some, n_workers=min(8, os.cpu_count() or 1), threadpool=True, progress=False) if e]
+    if bad:
+        raise ValueError(bad[0] + (f" ({len(bad)} of {len(some)} pairs looked at have errors; `check_masks` or the command "
+                                   f"`spade-check` lists them)" if len(bad) > 1 else ''))
     _known_good.add(key)

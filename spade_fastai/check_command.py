@@ -15,12 +15,13 @@ from fastcore.all import anno_parser, store_true
 from .data import *
 from .check import *
 
-# %% ../nbs/22_check.ipynb #c41020528
+# %% ../nbs/22_check.ipynb #c72301217
 def _value(text, what, kind):
     "What `--ids` and the like hold, as Python writes it"
     try: res = ast.literal_eval(text)
     except (ValueError, SyntaxError): res = None
-    if not isinstance(res, kind): raise ValueError(f"--{what} {text} cannot be read; write it as Python does, such as --{what} \"{_SUCH[what]}\"")
+    if not isinstance(res, kind):
+        raise ValueError(f"--{what} {text} cannot be read; write it as Python does, such as --{what} \"{_SUCH[what]}\"")
     return res
 
 _SUCH = dict(ids="{10: 'building', 30: 'road'}", table="{(255,0,0): 0, (0,0,255): 1}", ignore='255', bands='4,3,2', percentiles='2,98')
@@ -29,9 +30,9 @@ def check(
     path:str,                # folder of the data set
     masks:str=None,          # folder of the masks in it, or a pattern such as '*_mask.png', or 'train,valid'; found by its name by default
     images:str=None,         # folder of the images, or a pattern, or two
-    codes:str=None,          # codes.txt, class_dict.csv or .emd; default: the one in the folder, else names are made up
+    codes:str=None,          # file with the class names, or the names: water,land,road; default: the file in the folder, else names are made up
     table:str=None,          # colours of the classes, as Python: "{(255,0,0): 0, (0,0,255): 1}"
-    ignore:str=None,         # value that means don't-care, or several: 255,-1
+    ignore:str=None,         # value that means don't-care, or several: 255,-1 (--ignore=-1,255 if a minus comes first)
     ids:str=None,            # names of values, as Python: "{10: 'building', 30: 'road'}"
     tolerance:int=0,         # how far a colour, or a value of --ids, may be from the nearest one known
     instances:str=None,      # folder of instance maps, or a pattern
@@ -48,8 +49,10 @@ def check(
     numbers = lambda o, what: None if o is None else _value(f'{o},', what, tuple)
     ign = numbers(ignore, 'ignore')
     reader = ImageReader(numbers(bands, 'bands'), numbers(percentiles, 'percentiles')) if bands or percentiles else None
-    report = check_masks(path, names(masks), names(images), codes, table and _value(table, 'table', dict), ign[0] if ign and len(ign) == 1 else ign and list(ign),
-                         ids and _value(ids, 'ids', dict), tolerance, names(instances), reader, align, names(skip) or (), size, limit, progress=sys.stderr.isatty())
+    if codes and ',' in codes and not Path(codes).is_file(): codes = codes.split(',')
+    report = check_masks(path, names(masks), names(images), codes, table and _value(table, 'table', dict),
+                         ign[0] if ign and len(ign) == 1 else ign and list(ign), ids and _value(ids, 'ids', dict), tolerance,
+                         names(instances), reader, align, names(skip) or (), size, limit, progress=sys.stderr.isatty())
     print(report)
     if figure:
         fig = report.show()

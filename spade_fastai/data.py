@@ -7,11 +7,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/data.html.md"""
 # %% auto #0
 __all__ = ['Classes', 'AlignedMask', 'read_class_dict', 'read_classes', 'read_codes', 'find_codes', 'check_ids', 'distinct',
            'IdMask', 'open_mask', 'mask_values', 'mask_array', 'flat_mask', 'raster_values', 'load_array', 'open_image',
-           'ImageReader', 'check_upright', 'bare_stem', 'pair_by_stem', 'partners', 'picture_files', 'MaskReader',
-           'TensorInstance', 'PILInstance', 'PairPart', 'SpadeDL', 'SpadeMaskBlock', 'as_reader', 'SpadeImageBlock',
-           'SpadeBlock', 'TensorStyle', 'PILStyle', 'open_style', 'as_style', 'SpadeStyleBlock', 'InstanceReader',
-           'SpadeInstanceBlock', 'aerial_tfms', 'show_tiles', 'show_batch', 'show_results', 'SpadeItemList',
-           'SpadeDataLoaders']
+           'ImageReader', 'check_upright', 'name_parts', 'bare_stem', 'pair_by_stem', 'partners', 'picture_files',
+           'MaskReader', 'TensorInstance', 'PILInstance', 'PairPart', 'SpadeDL', 'SpadeMaskBlock', 'as_reader',
+           'SpadeImageBlock', 'SpadeBlock', 'TensorStyle', 'PILStyle', 'open_style', 'as_style', 'SpadeStyleBlock',
+           'InstanceReader', 'SpadeInstanceBlock', 'aerial_tfms', 'show_tiles', 'show_batch', 'show_results',
+           'SpadeItemList', 'SpadeDataLoaders']
 
 # %% ../nbs/01_data.ipynb #c46966982
 import csv, io, json, os, re, shutil
@@ -110,7 +110,7 @@ def _unknown_color(cols, counts, far, n, name, tolerance):
             f"the mask was antialiased or saved as JPEG: make it anew as PNG, or read the nearest colours with `tolerance={far.max()}`")
     return f"{name} has colour ({r}, {g}, {b}) in {counts.max()} of {n} pixels{more}; it is not in the colour table{within}: {cure}"
 
-# %% ../nbs/01_data.ipynb #c30492748
+# %% ../nbs/01_data.ipynb #c44323656
 _GREY = '1', 'L', 'I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F'
 _STRETCH = {'L;2': 85, 'L;4': 17}    # what Pillow multiplies 2 and 4 bit grey by
 
@@ -135,6 +135,7 @@ def mask_ids(
         a = _grey_values(a, im, raw, name)
         if table and all(r == g == b for r,g,b in table): colors = np.stack([a.clip(-1, 256)]*3, -1)   # grey is the colour
     elif im.mode == 'P': colors = _palette_colors(a, im, table, name, tolerance)
+    elif im.mode == 'RGB' and table is None and (a == a[..., :1]).all(): a = a[..., 0]      # grey, saved in three equal channels
     elif im.mode == 'RGB':
         if table is None:
             raise ValueError(f"{name} is an RGB picture; say which colour is which class: pass a class_dict.csv as "
@@ -186,7 +187,7 @@ def _palette_colors(idx, im, table, name, tolerance):
         raise ValueError(f"{e}. {name} is a palette file; if its indices are the ids, pass the codes as a list of "
                          f"names, without colours") from None
 
-# %% ../nbs/01_data.ipynb #c31785980
+# %% ../nbs/01_data.ipynb #c67723243
 def read_class_dict(
     path,          # csv with the columns name,r,g,b and perhaps index; in any order and case
 ) -> tuple:        # list of names; {(r,g,b): id}
@@ -202,8 +203,9 @@ def _class_rows(path):
     rows = list(csv.DictReader(io.StringIO(text, newline=''), skipinitialspace=True, delimiter=sep))
     rows = [{k.strip().lower(): (v or '').strip() for k,v in r.items() if k} for r in rows]
     cols = list(rows[0]) if rows else []
-    index = first(o for o in cols if o in ('index', 'value', 'id', 'class_id', 'class'))
+    index = first(o for o in cols if o in ('index', 'value', 'pixel value', 'id', 'class_id', 'class'))
     name = first(o for o in ('name', *cols) if o in cols and o.endswith('name'))
+    name = name or first(o for o in ('class', 'label') if o in cols and o != index)
     missing = [o for o in ('name', 'r', 'g', 'b') if o not in (cols if name is None else [*cols, 'name'])]
     if missing == ['r', 'g', 'b'] and index: missing = []             # values and names, no colours
     if missing:
@@ -223,16 +225,19 @@ def _class_rows(path):
 
 def _id_of(name, names): return first(i for i,o in names.items() if o == name) if name in names.values() else len(names)
 
-# %% ../nbs/01_data.ipynb #c15010333
+# %% ../nbs/01_data.ipynb #c80517267
 def _emd_classes(path):
     "`Classes` in ArcGIS' esri_model_definition.emd"
     try: rows = [(int(o['Value']), str(o['Name']), o.get('Color')) for o in json.loads(Path(path).read_text(encoding='utf-8-sig'))['Classes']]
     except (ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"cannot read the classes in {path} ({type(e).__name__}: {e}); it must have \"Classes\", each with Value and Name") from e
+        raise ValueError(f"cannot read the classes in {path} ({type(e).__name__}: {e}); it must have \"Classes\", each with "
+                         f"Value and Name") from e
     rows = sorted(rows, key=lambda o: o[0])
     ids = {v: n for n,(v,*_) in enumerate(rows)}
-    if not rows or len(ids) < len(rows): raise ValueError(f"{path} has the values {[o[0] for o in rows]}; give one class, and each its own value")
-    return Classes([o[1] for o in rows], None, None if list(ids) == list(ids.values()) else ids, [c for _,_,c in rows] if all(c for _,_,c in rows) else None)
+    if not rows or len(ids) < len(rows):
+        raise ValueError(f"{path} has the values {[o[0] for o in rows]}; give one class, and each its own value")
+    colors = [c for _,_,c in rows]
+    return Classes([n for _,n,_ in rows], None, None if list(ids) == list(ids.values()) else ids, colors if all(colors) else None)
 
 def read_classes(
     path,        # codes.txt, one name a line; class_dict.csv; or an .emd file
@@ -245,6 +250,9 @@ def read_classes(
     kind = path.suffix.lower()
     if kind in ('.csv', '.emd', '.json'): return _class_rows(path) if kind == '.csv' else _emd_classes(path)
     codes = [o.strip() for o in path.read_text(encoding='utf-8-sig').rstrip().splitlines()]
+    if rows := [m.groups() for o in codes if (m := re.match(r'([^#:]+):(\d+),(\d+),(\d+):', o))]:          # CVAT's labelmap.txt
+        names = list(dict.fromkeys(o[0].strip() for o in rows))
+        return Classes(names, {tuple(map(int, o[1:])): names.index(o[0].strip()) for o in rows})
     if not codes: raise ValueError(f"{path} is empty; write the class names into it, one a line")
     if '' in codes:
         raise ValueError(f"{path} has an empty line {codes.index('')+1}, which would shift all later ids; remove it or "
@@ -262,18 +270,18 @@ _EMD = 'esri_model_definition.emd'
 def find_codes(
     path,   # folder of a data set
 ) -> Path:
-    "The `class_dict.csv`, `codes.txt` or ArcGIS file that lies in `path` or in the folder above"
-    for p in (Path(path), Path(path).absolute().parent):
+    "The `class_dict.csv`, `codes.txt`, or other file of class names that lies in `path` or in the folder above"
+    for p in (Path(path), Path(path)/'train', Path(path).absolute().parent):
         found = [p/o for o in ('class_dict.csv', 'codes.txt') if (p/o).is_file()]
         if len(found) == 2 and read_codes(found[0]) != read_codes(found[1]):
             raise ValueError(f"{found[0]} and {found[1]} name different classes or another order; say which is right "
                              f"with `codes=`")
-        found += [p/_EMD] if (p/_EMD).is_file() else []
+        found += [p/o for o in (_EMD, '_classes.csv', 'labelmap.txt', 'classes.txt') if (p/o).is_file()]
         if found: return found[0]
     raise FileNotFoundError(f"no codes.txt or class_dict.csv in {path} or the folder above; pass the class names as "
                             f"`codes=`")
 
-# %% ../nbs/01_data.ipynb #c03311028
+# %% ../nbs/01_data.ipynb #c31200962
 def check_ids(
     ids:np.ndarray,     # [H,W] values in the file
     n_classes:int,      # class ids are 0..n_classes-1
@@ -293,7 +301,8 @@ def check_ids(
         far = np.abs(vals[:, None] - keys)
         to[:] = np.where(far.min(1) <= tolerance, cls[far.argmin(1)], -1)
     if ignored: to[(vals == NO_VALUE) | (vals == nodata) & (to < 0) | np.isin(vals, list(ignored))] = n_classes
-    if (to < 0).any(): raise ValueError(_unknown_ids(vals, np.bincount(inv.ravel(), minlength=len(vals)), to < 0, n_classes, ignored, name, values, nodata))
+    if (to < 0).any():
+        raise ValueError(_unknown_ids(vals, np.bincount(inv.ravel(), minlength=len(vals)), to < 0, n_classes, ignored, name, values, nodata))
     return to[inv]
 
 def distinct(a):
@@ -311,24 +320,27 @@ def _some(o, n=4):
     "The first few of `o`, for a message"
     return ', '.join(str(x) for x in list(o)[:n]) + (' …' if len(o) > n else '')
 
-# %% ../nbs/01_data.ipynb #c73634800
+# %% ../nbs/01_data.ipynb #c88907711
 def _unknown_ids(vals, counts, bad, n, ignored, name, values, nodata):
     "What to say about values `vals[bad]`, each in `counts` pixels"
     out, pixels = vals[bad], counts[bad].sum()
     if NO_VALUE in out:
-        return f"{name} has no value in {counts[0]} pixels (transparent, or NaN); pass `ignore=255` to have them as don't-care, or fill them"
+        return (f"{name} has no value in {counts[0]} pixels (transparent, or NaN); pass `ignore=255` to have them as don't-care, "
+                "or fill them")
     are = f"classes are 0..{n-1}" if values is None else f"`ids` names {_some(values, 9)}"
     more = sorted({*ignored, *out.tolist()})
     dontcare = f"`ignore={more[0] if len(more) == 1 else more}`"
     step = int(np.gcd.reduce(vals[vals > 0])) if (vals > 0).any() else 1
+    it, means = ('it', 'it means') if len(out) == 1 else ('them', 'they mean')
     if nodata in out:                       cure = f"the file calls {nodata} NoData: pass {dontcare}"
-    elif values is not None:                cure = f"add {'it' if len(out) == 1 else 'them'} to `ids`, or pass {dontcare} if {'it means' if len(out) == 1 else 'they mean'} don't-care"
+    elif values is not None:                cure = f"add {it} to `ids`, or pass {dontcare} if {means} don't-care"
     elif n == 2 and set(vals) <= {0, 255}:  cure = "a black and white mask: pass `ids={0: …, 255: …}` with the two names"
-    elif vals[0] > 0 and vals[-1] == n:     cure = f"the ids seem to count from 1: pass `ids=dict(enumerate(codes, 1))`, or {dontcare} if it means don't-care"
+    elif vals[0] > 0 and vals[-1] == n:
+        cure = f"the ids seem to count from 1: pass `ids=dict(enumerate(codes, 1))`, or {dontcare} if {means} don't-care"
     elif step > 1 and len(vals) > 2 and vals[0] >= 0 and vals[-1]//step < n and 255 not in out:
         cure = f"all are multiples of {step}: pass `ids={{0: …, {step}: …}}` with a name for each value"
-    elif len(out) == 1:                     cure = f"pass {dontcare} if it means don't-care, or add its name to the codes"
-    elif len(out) < 5:                      cure = f"pass {dontcare} if they mean don't-care, or add their names to the codes"
+    elif len(out) == 1:                     cure = f"pass {dontcare} if {means} don't-care, or add its name to the codes"
+    elif len(out) < 5:                      cure = f"pass {dontcare} if {means} don't-care, or add their names to the codes"
     else:                                   cure = "say what the values mean with `ids={value: name}`; `spade-check` lists them"
     return f"{name} has id{'s'*(len(out)>1)} {_some(out)}; {are}; {cure} ({pixels} pixels)"
 
@@ -415,7 +427,7 @@ def flat_mask(a, name):
     cure = "; if it is one-hot, save its `argmax`" if a.ndim == 3 else ''
     raise ValueError(f"{name} has the shape {list(a.shape)}; a mask is [H,W], or [H,W,3] uint8 in colours{cure}")
 
-# %% ../nbs/01_data.ipynb #c46348016
+# %% ../nbs/01_data.ipynb #c21010490
 def _beyond_pillow(fn):
     "Is this a raster of more bands than Pillow gives, or of a kind that it cannot read, and is rasterio there to read it?"
     if isinstance(fn, bytes) or not is_raster(fn) or not Path(fn).is_file() or not _has_rasterio(): return False
@@ -440,7 +452,9 @@ def _all_bands(im, name):
 def raster_values(fn, name, image=None):
     "The values of a mask that Pillow cannot read, or that is to be read on the grid of `image`; its NoData value"
     r = Raster(fn)
-    if r.count > 1: raise ValueError(f"{name} has {r.count} bands; save the one that holds the ids as a file of its own: gdal_translate -b 1 {fn} ids.tif")
+    if r.count > 1:
+        raise ValueError(f"{name} has {r.count} bands; save the one that holds the ids as a file of its own: gdal_translate -b 1 "
+                         f"{fn} ids.tif")
     grid = r.grid if image is None else grid_of(image)
     data, valid = r.read(grid=grid)
     a = whole_ids(data[..., 0], name)
@@ -466,7 +480,7 @@ def load_array(fn, what, mmap=False):
         raise ValueError(f"{what} {fn} holds {len(a.files)} arrays ({_some(a.files)}); save the one that is meant with `np.save`")
     return a[a.files[0]]
 
-# %% ../nbs/01_data.ipynb #c82960007
+# %% ../nbs/01_data.ipynb #c84619865
 def open_image(
     fn,           # file, bytes, `PIL.Image`, [H,W,3] uint8 array or `TensorImage`
     bands=None,   # which are red, green and blue, counted from one, such as (4,3,2)
@@ -485,7 +499,8 @@ def open_image(
         im = _opened(fn, 'image', load=True)
         if _deep(im) or bands or scale:
             if ';16' in im.info['raw'] and im.mode.startswith('RGB'):
-                raise ValueError(f"{name} has 16 bits a channel, of which Pillow keeps 8; save it as TIFF, and install rasterio: pip install \"spade-fastai[geo]\"")
+                raise ValueError(f"{name} has 16 bits a channel, of which Pillow keeps 8; save it as TIFF, and install rasterio: "
+                                 f"pip install \"spade-fastai[geo]\"")
             im = Image.fromarray(_to_rgb(np.asarray(im), name, bands, scale))
         else: im = im.convert('RGB')
     im = PILImage(im)
@@ -502,7 +517,8 @@ def _to_rgb(a, name, bands, scale):
     if a.ndim != 3: raise ValueError(f"{name} has the shape {list(a.shape)}; an image is [H,W], or [H,W,C]")
     a = _choose(a, bands, name)
     if a.shape[-1] not in (1, 3):
-        raise ValueError(f"{name} has {a.shape[-1]} bands ([H,W,C] = {list(a.shape)}); say which are red, green and blue: pass `image_reader=ImageReader(bands=(4,3,2))`")
+        raise ValueError(f"{name} has {a.shape[-1]} bands ([H,W,C] = {list(a.shape)}); say which are red, green and blue: pass "
+                         f"`image_reader=ImageReader(bands=(4,3,2))`")
     if scale: a = scale.uint8(a)
     elif a.dtype != np.uint8: raise ValueError(_too_deep(name, a.dtype))
     return a.repeat(3, -1) if a.shape[-1] == 1 else a
@@ -510,13 +526,16 @@ def _to_rgb(a, name, bands, scale):
 def _choose(a, bands, name):
     "Bands of [H,W,C], counted from one"
     if not bands: return a
-    if min(bands) < 1 or max(bands) > a.shape[-1]: raise ValueError(f"{name} has {a.shape[-1]} bands, but `bands={tuple(bands)}`; bands are counted from one")
+    if min(bands) < 1 or max(bands) > a.shape[-1]:
+        raise ValueError(f"{name} has {a.shape[-1]} bands, but `bands={tuple(bands)}`; bands are counted from one")
     return a[..., [b - 1 for b in bands]]
 
-# %% ../nbs/01_data.ipynb #c76373121
+# %% ../nbs/01_data.ipynb #c55175649
 class ImageReader(Transform):
     "Opens the photos of one data set"
-    def __repr__(self): return f"ImageReader({', '.join(f'{k}={v!r}' for k,v in (('bands', self.bands), ('percentiles', self.percentiles)) if v)})"
+    def __repr__(self):
+        said = dict(bands=self.bands, percentiles=self.percentiles)
+        return f"ImageReader({', '.join(f'{k}={v!r}' for k,v in said.items() if v)})"
     input_types = Path, str, bytes, Tensor, np.ndarray, Image.Image
     def __init__(self,
         bands=None,        # which are red, green and blue, counted from one, such as (4,3,2); default: the only three
@@ -549,25 +568,35 @@ class _Pixels:
 
 def check_upright(im, name):
     "Raises ValueError if the photo `im` says that it is to be turned"
-    turn = im.getexif().get(274, 1)
+    turn = im.getexif().get(274, 1) if im.format in ('JPEG', 'MPO') or 'exif' in im.info else 1     # for a PNG it would read all
     if turn not in (0, 1):
-        raise ValueError(f"{name} says that it is to be turned (EXIF orientation {turn}), which its mask may have been or not; turn it for good: "
+        raise ValueError(f"{name} says that it is to be turned (EXIF orientation {turn}), which its mask may have been or not; turn "
+                         f"it for good: "
                          f"`ImageOps.exif_transpose(Image.open(fn)).save(fn)`")
 
-# %% ../nbs/01_data.ipynb #c04395700
-_MASK_WORDS = set('mask masks label labels lbl lab gt seg segm segmentation annot annots annotation annotations ground truth groundtruth gtfine gtcoarse '
+# %% ../nbs/01_data.ipynb #c47912969
+_MASK_WORDS = set('mask masks label labels lbl lab gt seg segm segmentation annot annots annotation annotations ground truth '
+                  'groundtruth gtfine gtcoarse '
                   'labelids labeltrainids class classes classid lc lulc landcover cover labelhand segmentationclass'.split())
-_INST_WORDS = set('inst insts instance instances instanceids'.split())
-_IMAGE_WORDS = set('img imgs image images photo photos picture pictures pic sat satellite rgb leftimg8bit input inputs jpegimages raw s2hand naip'.split())
+_INST_WORDS = set('inst insts instance instances instanceids segmentationobject'.split())
+_IMAGE_WORDS = set('img imgs image images photo photos picture pictures pic sat satellite rgb leftimg8bit input inputs jpegimages '
+                   'raw s2hand naip'.split())
+
+def name_parts(name, words=_MASK_WORDS | _IMAGE_WORDS | _INST_WORDS):
+    "The words and numbers of a name, and between them what separates them; `mask7` are two"
+    for o in re.split(r'([_\-. ]+)', name):
+        m = re.fullmatch(r'([A-Za-z]+)(\d+)|(\d+)([A-Za-z]+)', o)
+        a, b = [x for x in m.groups() if x] if m else (o, '')
+        yield from (a, '', b) if m and {a.lower(), b.lower()} & words else (o,)
 
 def bare_stem(stem, words=_MASK_WORDS | _IMAGE_WORDS | _INST_WORDS):
     "`stem` without the words at its ends that only say what a file is"
-    parts = re.split(r'([_\-. ]+)', stem)
+    parts = list(name_parts(stem))
     while len(parts) > 1 and parts[-1].lower() in words: parts = parts[:-2]
     while len(parts) > 1 and parts[0].lower() in words: parts = parts[2:]
     return ''.join(parts)
 
-# %% ../nbs/01_data.ipynb #c10959478
+# %% ../nbs/01_data.ipynb #c93271363
 def pair_by_stem(
     masks,         # mask files
     images,        # image files
@@ -582,7 +611,8 @@ def pair_by_stem(
 def _no_lonely(pairs, masks, images, what):
     "Raises ValueError if there are files without a partner"
     if not (masks or images): return
-    said = [f"{len(o)} of {len(pairs) + len(o)} {a}s have no {b}: {_some([x.name for x in o])}" for o,a,b in ((masks, 'mask', what), (images, what, 'mask')) if o]
+    said = [f"{len(o)} of {len(pairs) + len(o)} {a}s have no {b}: "
+            f"{_some([x.name for x in o])}" for o,a,b in ((masks, 'mask', what), (images, what, 'mask')) if o]
     raise ValueError(f"{'; '.join(said)}. Partners have the same name before the dot (a.png and a.jpg): add the "
                      "missing files, take these out (`skip=`), or list the pairs in a table and use `from_df`")
 
@@ -598,7 +628,8 @@ def partners(masks, images, what='image', key=None):
         except ValueError:
             if best is None: raise
             break
-        found = [(m, theirs[k]) for k,m in mine.items() if k in theirs], [m for k,m in mine.items() if k not in theirs], [i for k,i in theirs.items() if k not in mine]
+        found = ([(m, theirs[k]) for k,m in mine.items() if k in theirs], [m for k,m in mine.items() if k not in theirs],
+                 [i for k,i in theirs.items() if k not in mine])
         if best is None or len(found[0]) > len(best[0]): best = found
         if not best[1] and not best[2]: break
     return best
@@ -633,7 +664,7 @@ def picture_files(
     if not files: raise ValueError(f"no picture files in {path}; masks and images are files such as .png, .tif or .jpg")
     return files
 
-# %% ../nbs/01_data.ipynb #c65580436
+# %% ../nbs/01_data.ipynb #c87792659
 class MaskReader(Transform):
     "Opens masks of one data set: files, pictures, arrays or tensors to checked class ids"
     input_types = AlignedMask, Path, str, bytes, Tensor, np.ndarray, Image.Image
@@ -675,7 +706,8 @@ class MaskReader(Transform):
     def settings(self) -> dict:
         "All of this reader, as JSON can hold it; `MaskReader.from_settings` is the way back"
         pairs = lambda d: None if d is None else [[list(k) if isinstance(k, tuple) else k, int(v)] for k,v in d.items()]
-        return dict(codes=self.codes, table=pairs(self.table), ignore=self.ignore, ids=pairs(self.ids), tolerance=self.tolerance, colors=self.palette.colors.tolist())
+        return dict(codes=self.codes, table=pairs(self.table), ignore=self.ignore, ids=pairs(self.ids), tolerance=self.tolerance,
+                    colors=self.palette.colors.tolist())
 
     @classmethod
     def from_settings(cls, d:dict):
@@ -685,13 +717,14 @@ class MaskReader(Transform):
         if d.get('colors'): r.palette = Palette(r.codes, d['colors'])
         return r
 
-# %% ../nbs/01_data.ipynb #c37308596
+# %% ../nbs/01_data.ipynb #c84242072
 class SameSize(ItemTransform):
     "Refuses an item whose mask and image differ in size"
     order = -1
     def encodes(self, o):
         pair = [x for x in o if isinstance(x, Image.Image) and not isinstance(x, PILStyle)]
-        for x in pair[1:]: same_size((pair[0].size, getattr(pair[0], 'fn', '')), (x.size, getattr(x, 'fn', '')), 'instance map' if isinstance(x, PILInstance) else 'image')
+        of = lambda x: (x.size, getattr(x, 'fn', ''))
+        for x in pair[1:]: same_size(of(pair[0]), of(x), 'instance map' if isinstance(x, PILInstance) else 'image')
         return o
 
 def same_size(mask, image, what='image'):
@@ -755,7 +788,7 @@ class ImageToFloat(Transform):
     def encodes(self, o:TensorImage): return o.float().div_(255.)
     def decodes(self, o:TensorImage): return o.clamp(0., 1.)
 
-# %% ../nbs/01_data.ipynb #c81265571
+# %% ../nbs/01_data.ipynb #c98267548
 class PairPart(ItemTransform):
     "Part `i` of a (mask, …, image) item; a mask that comes alone is passed on"
     def __init__(self, i): super().__init__(); self.i = i
@@ -796,7 +829,8 @@ def SpadeMaskBlock(
 def as_reader(codes=None, *args, **kwargs):
     "`codes` if it is a `MaskReader` already, else one made of all arguments"
     if not isinstance(codes, MaskReader): return MaskReader(codes, *args, **kwargs)
-    if (more := [k for k,v in kwargs.items() if v]) or any(o is not None for o in args): raise ValueError(f"a `MaskReader` knows its {', '.join(more or ['table'])}; say it there")
+    if (more := [k for k,v in kwargs.items() if v]) or any(o is not None for o in args):
+        raise ValueError(f"a `MaskReader` knows its {', '.join(more or ['table'])}; say it there")
     return codes
 
 def SpadeImageBlock(
@@ -815,7 +849,7 @@ def SpadeBlock(
     "The two blocks of a mask-to-image data set, for `DataBlock(blocks=SpadeBlock(codes))`"
     return SpadeMaskBlock(codes, **kwargs), SpadeImageBlock(image_reader)
 
-# %% ../nbs/01_data.ipynb #c23391671
+# %% ../nbs/01_data.ipynb #c47744117
 class TensorStyle(TensorImage):
     "A style picture [3,H,W] or [B,3,H,W]"
 class PILStyle(PILImage):
@@ -835,9 +869,10 @@ def SpadeStyleBlock(
 ):
     "A `TransformBlock` for style pictures: [B,3,H,W] float in [-1,1]; `blocks=(mask, style, image), n_inp=2`"
     half = (.5,)*3
-    return TransformBlock(type_tfms=[image_reader, as_style] if image_reader else open_style, batch_tfms=[ImageToFloat, Normalize.from_stats(half, half, cuda=False)])
+    return TransformBlock(type_tfms=[image_reader, as_style] if image_reader else open_style,
+                          batch_tfms=[ImageToFloat, Normalize.from_stats(half, half, cuda=False)])
 
-# %% ../nbs/01_data.ipynb #c90943963
+# %% ../nbs/01_data.ipynb #c09557896
 class InstanceReader(Transform):
     "Opens maps of instance ids: files, pictures, arrays or tensors"
     input_types = MaskReader.input_types
@@ -845,7 +880,8 @@ class InstanceReader(Transform):
         name = f'instance map {_name(o)}'
         if isinstance(o, (str, Path, bytes)) and not _is_numpy(o) and not _beyond_pillow(o):
             o = _opened(o, 'instance map', load=True)
-            if o.format in _LOSSY: raise ValueError(f"{name} is a {_LOSSY[o.format]}, whose compression changes ids around every edge; save it as PNG")
+            if o.format in _LOSSY:
+                raise ValueError(f"{name} is a {_LOSSY[o.format]}, whose compression changes ids around every edge; save it as PNG")
         a = np.asarray(o.convert('RGB')) if isinstance(o, Image.Image) and o.mode in ('RGB', 'RGBA') else None
         a = mask_values(o, None, name)[0] if a is None else a.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
         if a.max() >= 2**24: a = np.unique(a, return_inverse=True)[1].reshape(a.shape)
@@ -936,7 +972,7 @@ def show_results(x:tuple, y:TensorImage, samples, outs, ctxs=None, max_n=6, ncol
 
 def _names(x): return ['style' if isinstance(o, TensorImage) else 'instances' for o in x[1:]]
 
-# %% ../nbs/01_data.ipynb #c53517666
+# %% ../nbs/01_data.ipynb #c65585682
 def _header(fn, what, image=None):
     "(width, height) of a file, from its header where that says it; what is wrong with the file is said"
     name = f'{what} {_name(fn)}'
@@ -952,8 +988,8 @@ def _header(fn, what, image=None):
         if image:
             if _deep(im) and not (image.percentiles or image.scale): raise ValueError(_too_deep(name, im.info['raw']))
             if image.bands: _choose(np.empty((1, 1, len(im.getbands()))), image.bands, name)
-            check_upright(im, name)
         _whole(fn, im.format, what)
+        if image: check_upright(im, name)
         return im.size
 
 _ENDS = dict(PNG=b'IEND', JPEG=b'\xff\xd9', GIF=b';')
@@ -970,7 +1006,8 @@ def same_ground(mask, image):
     if not (is_raster(mask) and is_raster(image)) or not (_has_rasterio() or _geo(mask) != _geo(image)): return
     m, i = grid_of(mask), grid_of(image)
     if m.geo and i.geo and not same_grid(m, i):
-        raise ValueError(f"mask {mask} and image {image} lie on different grids: {m}; {i}. Pass `align=True` to bring each mask to the pixels of its "
+        raise ValueError(f"mask {mask} and image {image} lie on different grids: {m}; {i}. Pass `align=True` to bring each mask to "
+                         f"the pixels of its "
                          "image (nearest), or resample one of the files")
 
 def _geo(fn):
@@ -1006,7 +1043,8 @@ def _style_sizes(items):
     for _,s,i in items:
         with _opened(s, 'style picture') as a, _opened(i, 'image') as b:
             if a.size != b.size:
-                raise ValueError(f"style picture {s} is {a.size[0]}x{a.size[1]} but image {i} is {b.size[0]}x{b.size[1]} (width x height), and a batch must have "
+                raise ValueError(f"style picture {s} is {a.size[0]}x{a.size[1]} but image {i} is {b.size[0]}x{b.size[1]} (width x "
+                                 f"height), and a batch must have "
                                  "one size; pass `size=`, or `item_tfms=` that resize")
 
 # %% ../nbs/01_data.ipynb #c20637834
@@ -1166,7 +1204,7 @@ def split_none(self:SpadeItemList):
     "Hold nothing back"
     return self._split(range(len(self)), [], '')
 
-# %% ../nbs/01_data.ipynb #c28498599
+# %% ../nbs/01_data.ipynb #c13880583
 @patch
 def label_from_func(self:SpadeItemList,
     f,   # mask file to image file
@@ -1195,7 +1233,9 @@ def with_instances(self:SpadeItemList,
         instances = dict(partners(self.masks, picture_files(places[0] if places else instances), 'instance map')[0]).get
     files = [instances(o) for o in self.masks]
     lonely = [o.name for o,f in zip(self.masks, files) if f is None]
-    if lonely: raise ValueError(f"{len(lonely)} of {len(self)} masks have no instance map: {_some(lonely)}; add the missing files, or leave instances out")
+    if lonely:
+        raise ValueError(f"{len(lonely)} of {len(self)} masks have no instance map: {_some(lonely)}; add the missing files, or "
+                         f"leave instances out")
     files = [Path(o) for o in files]
     _missing(files, 'instance map')
     return self._new(instances=files)
@@ -1206,7 +1246,8 @@ def leave_out(self:SpadeItemList,
 ):
     "The list without the named pairs"
     names = {str(o) for o in L(names)}
-    gone = {i for i,m in enumerate(self.masks) if {m.name, m.stem} & names or self.images is not None and {self.images[i].name, self.images[i].stem} & names}
+    parts = [o for o in (self.masks, self.images) if o is not None]
+    gone = {i for i,fs in enumerate(zip(*parts)) if {x for o in fs for x in (o.name, o.stem)} & names}
     keep = [i for i in range(len(self)) if i not in gone]
     new, at = {i: n for n,i in enumerate(keep)}, lambda o: None if o is None else [o[i] for i in keep]
     splits = None if self.splits is None else tuple([new[i] for i in p if i in new] for p in self.splits)
@@ -1230,7 +1271,8 @@ def with_style(self:SpadeItemList,
     f=noop,   # image file to the file of its style picture; by default the image itself
 ):
     "A style picture for each item, for a learner with an encoder; call it after the images are known"
-    if self.images is None: raise ValueError("the list has no images yet: call `label_from_folder(...)` or `label_from_func(...)` before `with_style`")
+    if self.images is None:
+        raise ValueError("the list has no images yet: call `label_from_folder(...)` or `label_from_func(...)` before `with_style`")
     styles = [Path(f(o)) for o in self.images]
     _missing(styles, 'style picture')
     return self._new(styles=styles)
@@ -1245,7 +1287,7 @@ def transform(self:SpadeItemList,
     "Size and augmentation"
     return self._new(size=size, item_tfms=item_tfms, batch_tfms=batch_tfms)
 
-# %% ../nbs/01_data.ipynb #c61032497
+# %% ../nbs/01_data.ipynb #c46249446
 @patch
 @delegates(FilteredBase.dataloaders, but=['shuffle_train', 'dl_type'])
 def dataloaders(self:SpadeItemList,
@@ -1270,12 +1312,14 @@ def dataloaders(self:SpadeItemList,
         parts.insert(-1, self.styles)
         if self.size is None and self.item_tfms is None: _style_sizes(zip(masks, self.styles, self.images))
     if self.size is None and self.item_tfms is None and len(sizes) > 1:
-        raise ValueError(f"pictures have {len(sizes)} different sizes, such as {' and '.join(f'{w}x{h} ({n})' for (w, h), n in list(sizes.items())[:2])} "
+        raise ValueError(f"pictures have {len(sizes)} different sizes, such as "
+                         f"{' and '.join(f'{w}x{h} ({n})' for (w, h), n in list(sizes.items())[:2])} "
                          "(width x height), and a batch must have one; pass `size=` to `transform`, or `item_tfms=` that resize")
     item_tfms = L(FlipItem() if self.item_tfms is None else self.item_tfms)
     if self.size is not None: item_tfms = Resize(self.size) + item_tfms
     look = copy(self.image_reader).fit([self.images[i] for i in train])
-    blocks = [SpadeMaskBlock(r), *([SpadeInstanceBlock()] if self.instances else []), *([SpadeStyleBlock(look)] if self.styles else []), SpadeImageBlock(look)]
+    blocks = [SpadeMaskBlock(r), self.instances and SpadeInstanceBlock(), self.styles and SpadeStyleBlock(look), SpadeImageBlock(look)]
+    blocks = [o for o in blocks if o]
     block = DataBlock(blocks=blocks, getters=[PairPart(i) for i in range(len(blocks))], n_inp=len(blocks) - 1,
                       splitter=lambda o: self.splits, item_tfms=item_tfms, batch_tfms=self.batch_tfms)
     return block.dataloaders(L(zip(*parts)), bs=bs, num_workers=num_workers, **kwargs)
@@ -1328,7 +1372,7 @@ class SpadeDataLoaders(DataLoaders):
         if align: il = il.align()
         return il.transform(size, item_tfms, batch_tfms).dataloaders(bs, **kwargs)
 
-# %% ../nbs/01_data.ipynb #c24556601
+# %% ../nbs/01_data.ipynb #c88080706
 @patch(cls_method=True)
 @delegates(SpadeItemList.dataloaders)
 def from_folder(cls:SpadeDataLoaders,
@@ -1336,6 +1380,7 @@ def from_folder(cls:SpadeDataLoaders,
     codes=None,          # class names, or a codes.txt or class_dict.csv; default: the one in `path`
     masks='labels',      # folder of the masks below `path`, or two: (training, validation)
     images='images',     # folder of the images below `path`, or two
+    only_pairs:bool=False,  # leave out files without a partner, instead of refusing them
     skip=(),             # names of masks or images to leave out, with or without ending
     size=None,           # one number or (height, width)
     bs:int=8,            # pairs in a batch
@@ -1359,7 +1404,8 @@ def from_folder(cls:SpadeDataLoaders,
     if len(masks) != len(images) or len(masks) > 2:
         raise ValueError(f"`masks={_some(masks)}` and `images={_some(images)}` must be one folder each, or two each: "
                          f"(training, validation)")
-    parts = [pairs_in(path, m, i, skip=skip) for m,i in zip(masks, images)]
+    parts = [pairs_in(path, m, i, skip=skip, lonely=only_pairs) for m,i in zip(masks, images)]
+    if only_pairs: parts = [o[0] for o in parts]
     pairs, n = parts[0] + (parts[1] if len(parts) > 1 else []), len(parts[0])
     il = SpadeItemList([m for m,_ in pairs], codes, path, table, ignore, [i for _,i in pairs], ids=ids, tolerance=tolerance)
     if instances is not None and not callable(instances):
@@ -1368,7 +1414,7 @@ def from_folder(cls:SpadeDataLoaders,
     il = il.split_by_rand_pct(valid_pct, seed) if len(parts) == 1 else il._split(range(n), range(n, len(pairs)), '')
     return cls._finish(il, style, instances, image_reader, align, size, item_tfms, batch_tfms, bs, **kwargs)
 
-# %% ../nbs/01_data.ipynb #c76499910
+# %% ../nbs/01_data.ipynb #c17909783
 @patch(cls_method=True)
 @delegates(SpadeItemList.dataloaders)
 def from_label_func(cls:SpadeDataLoaders,
@@ -1393,7 +1439,8 @@ def from_label_func(cls:SpadeDataLoaders,
     **kwargs
 ):
     "Images by a function of the mask's path"
-    il = SpadeItemList(fnames, codes, path, table, ignore, ids=ids, tolerance=tolerance).split_by_rand_pct(valid_pct, seed).label_from_func(label_func)
+    il = SpadeItemList(fnames, codes, path, table, ignore, ids=ids, tolerance=tolerance)
+    il = il.split_by_rand_pct(valid_pct, seed).label_from_func(label_func)
     return cls._finish(il, style, instances, image_reader, align, size, item_tfms, batch_tfms, bs, **kwargs)
 
 # %% ../nbs/01_data.ipynb #c43985138

@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/learner.html.md"""
 __all__ = ['tiny', 'small', 'paper', 'presets', 'spade_learner', 'style_z', 'for_drawing', 'generate', 'interpolate', 'to_config',
            'from_config', 'save_spade', 'read_config', 'load_gan', 'load_spade']
 
-# %% ../nbs/08_learner.ipynb #c06197829
+# %% ../nbs/08_learner.ipynb #c90171537
 import importlib, json, warnings
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from safetensors import torch as st
 from . import __version__
 from .core import *
 from .data import *
+from .check import quick_check
 from .norms import *
 from .generator import *
 from .folded import *
@@ -108,7 +109,7 @@ def _usable_vgg(gen_loss:dict) -> dict:
         return {k: v for k, v in gen_loss.items() if k != 'vgg'}
     return {**gen_loss, 'vgg': lambda: loss}
 
-# %% ../nbs/08_learner.ipynb #c89523706
+# %% ../nbs/08_learner.ipynb #c89835820
 @delegates(GANLearner.__init__, but=['gen_loss_func', 'crit_loss_func', 'weights', 'lr', 'encoder', 'model'])
 def spade_learner(
     dls,                    # batches of (mask [B,H,W] int64, picture [B,3,H,W] in [-1,1])
@@ -129,6 +130,7 @@ def spade_learner(
     if not isinstance(preset, dict): raise ValueError(f"a preset is a dict, such as `tiny`, not {preset!r}; those with a name are in `presets`: {', '.join(presets)}")
     n_classes = getattr(dls, 'n_classes', None) if n_classes is None else n_classes
     if n_classes is None: raise ValueError("these DataLoaders do not say how many classes they have; pass `n_classes=`")
+    quick_check(dls)
     batch = _first_batch(dls)
     instances = any(not o.is_floating_point() for o in batch[1:-1])
     encode = partial(OneHot, dontcare=getattr(dls, 'ignore', None) is not None, edges=instances)

@@ -91,7 +91,7 @@ class AdaIN(ConditionalNorm):
         if cond.style is None: raise ValueError("AdaIN needs a style vector in the condition: give the generator a `start` with noise, or pass `z=`")
         return self.fc(cond.style)[..., None, None].chunk(2, 1)
 
-# %% ../nbs/02_norms.ipynb #c47124710
+# %% ../nbs/02_norms.ipynb #c26168912
 class SPADE(ConditionalNorm):
     "gamma and beta per pixel from the mask by conv, ReLU, conv (Park et al. 2019, Fig. 2)"
     def __init__(self,
@@ -111,13 +111,14 @@ class SPADE(ConditionalNorm):
     def both(self) -> tuple[Tensor, Tensor]:
         "Weight and bias of the convolution to gamma and beta"
         g, b = self.mlp_gamma, self.mlp_beta
-        return torch.cat([g.weight, b.weight]), torch.cat([g.bias, b.bias])
+        weights = g.weight, b.weight
+        return remakable(torch.cat(weights), lambda *ws: torch.cat(ws), *weights), torch.cat([g.bias, b.bias])
 
     def gamma_beta(self, cond, size):
         h = self.mlp_shared(cond.at(size).seg)
         return F.conv2d(h, *self.both(), padding=self.mlp_gamma.padding).chunk(2, 1)
 
-# %% ../nbs/02_norms.ipynb #c85381520
+# %% ../nbs/02_norms.ipynb #c22664789
 def as_affine(norm:nn.Module):
     "(a, b), each [nf], where `norm(x)` is a·x+b with stored numbers, as batch norm's in eval mode; else None"
     if not isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) or norm.training or norm.running_mean is None or norm.affine: return None
@@ -131,12 +132,10 @@ def factor_addend(
 ) -> tuple[Tensor, Tensor]:
     "Weight and bias of the convolution to 1+gamma and beta; with `affine` to a(1+gamma) and b(1+gamma)+beta"
     (wg, wb), (bg, bb) = weight.chunk(2), bias.chunk(2)
-    bg = bg + 1
-    if affine is not None:
-        a, b = affine
-        wb, bb = wb + b[:, None, None, None]*wg, bb + b*bg
-        wg, bg = a[:, None, None, None]*wg, a*bg
-    return torch.cat([wg, wb]), torch.cat([bg, bb])
+    if affine is None: return weight, torch.cat([bg + 1, bb])
+    a, b = affine
+    per_row = lambda t: t[:, None, None, None]
+    return torch.cat([per_row(a)*wg, wb + per_row(b)*wg]), torch.cat([a*(bg + 1), bb + b*(bg + 1)])
 
 def moments(norm:nn.Module, x:Tensor) -> Moments|None:
     "Mean and deviation as `norm` takes them from x, its running statistics moved on; None for a norm we do not know"
@@ -154,7 +153,7 @@ def moments(norm:nn.Module, x:Tensor) -> Moments|None:
         norm.running_var.lerp_((m.var[0]*(n/(n - 1))).to(norm.running_var.dtype), step)
     return m
 
-def by_neighbours(norm:SPADE, x:Tensor, cond:Cond) -> Tensor:
+def by_neighbours(norm:SPADE, x:Tensor, cond:Cond, slope:float=1.) -> Tensor:
     "SPADE's answer with gamma and beta computed once for each distinct neighbourhood of a mask of ids"
     cond, conv, base = cond.at(x.shape[-2:]), norm.mlp_shared[0], norm.param_free_norm
     near = neighbours(cond, conv.kernel_size[0])
@@ -162,28 +161,33 @@ def by_neighbours(norm:SPADE, x:Tensor, cond:Cond) -> Tensor:
     hidden = F.relu(conv_rows(near.letters, conv.weight, conv.bias, near.first))
     affine = as_affine(base)
     rows = Rows(conv_rows(hidden, *factor_addend(*norm.both(), affine), near.second), near.second.ids)
-    if affine: return modulate(x, rows)
-    m = moments(base, x)
-    return modulate(base(x), rows) if m is None else modulate(x, rows, m)
+    m = None if affine else moments(base, x)
+    return modulate(x if affine or m else base(x), rows, m, slope)
 
-def dense(norm:SPADE, x:Tensor, cond:Cond) -> Tensor:
+def dense(norm:SPADE, x:Tensor, cond:Cond, slope:float=1.) -> Tensor:
     "SPADE's answer with gamma and beta computed at every pixel"
-    return ConditionalNorm.forward(norm, x, cond)
+    y = ConditionalNorm.forward(norm, x, cond)
+    return y if slope == 1 else F.leaky_relu(y, slope)
 
 def pays(near) -> bool:
     "Whether neighbourhoods are cheaper than pixels: measured, it is at half as many distinct windows as pixels"
     return near is not None and len(near.first) <= near.first.ids.numel()/2
 
-def cheaper(norm:SPADE, x:Tensor, cond:Cond) -> Tensor:
+def cheaper(norm:SPADE, x:Tensor, cond:Cond, slope:float=1.) -> Tensor:
     "`by_neighbours` where the mask has few distinct windows, else `dense`"
     ours = type(norm).gamma_beta is SPADE.gamma_beta                                       # a subclass may compute something else
     near = neighbours(cond.at(x.shape[-2:]), norm.mlp_shared[0].kernel_size[0]) if ours else None
-    return (by_neighbours if pays(near) else dense)(norm, x, cond)
+    return (by_neighbours if pays(near) else dense)(norm, x, cond, slope)
 
 @patch
-def forward(self:SPADE, x:Tensor, cond:Cond) -> Tensor: return (self.how or cheaper)(self, x, cond)
+def forward(self:SPADE,
+    x:Tensor,         # [B,nf,H,W]
+    cond:Cond,        # at any size
+    slope:float=1.,   # of a leaky ReLU after the norm, which is done in the same go; 1 is none
+) -> Tensor:          # [B,nf,H,W]
+    return (self.how or cheaper)(self, x, cond, slope)
 
-# %% ../nbs/02_norms.ipynb #c93038450
+# %% ../nbs/02_norms.ipynb #c23206016
 def check_norm(norm_cls):
     "Raise AssertionError unless `norm_cls(nf, encode)` keeps the contract of a conditional norm"
     nf, enc = 8, OneHot(5)
@@ -195,7 +199,6 @@ def check_norm(norm_cls):
         if isinstance(m, (nn.Conv2d, nn.Linear, nn.Embedding)): nn.init.normal_(m.weight, 0, .1)
     y = norm(x, cond(mask))
     assert y.shape == x.shape, 'shape kept'
-    assert y.untyped_storage().data_ptr() != x.untyped_storage().data_ptr(), 'a new tensor, which the caller may change'
     changed = mask.clone(); changed[:, 16:, 20:] = (mask[:, 16:, 20:] + 1) % 5
     assert torch.allclose(norm(x, cond(changed))[:, :, :4], y[:, :, :4], atol=1e-6), 'one region changed changes nothing far away'
     other = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -205,7 +208,7 @@ def check_norm(norm_cls):
     for p in norm.parameters(): nn.init.zeros_(p)
     assert torch.allclose(norm(x, cond(mask)), norm.param_free_norm(x), atol=1e-6), 'zero gamma and beta is the bare norm'
 
-# %% ../nbs/02_norms.ipynb #c28120593
+# %% ../nbs/02_norms.ipynb #c01439246
 class SpectralNorm(nn.Module):
     "Parametrization W → W/sigma(W), one power iteration a training forward (Miyato et al. 2018, Alg. 1)"
     def __init__(self,
@@ -232,7 +235,8 @@ class SpectralNorm(nn.Module):
             w = weight.flatten(1)
             if self.training: self.iterate(w)
             u, v = self._u.clone(), self._v.clone()  # a later forward may overwrite the buffers before backward reads them
-            return weight / (u @ (w @ v))
+            sigma = u @ (w @ v)
+            return remakable(weight/sigma, torch.div, weight, sigma)
 
     def right_inverse(self, weight): return weight
 

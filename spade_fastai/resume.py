@@ -144,14 +144,14 @@ def _check_same(learn, state:dict, file):
     if bad := set(_with_memory(learn)) ^ set(state['callbacks']):
         raise ValueError(f"{file} is of a training with other callbacks: {', '.join(sorted(bad))} was there and is not now, or the reverse; pass the same, or another folder")
 
-# %% ../nbs/07b_resume.ipynb #c56316791
+# %% ../nbs/07b_resume.ipynb #c49259818
 def _from_batch(
     dl,       # `DataLoader`, its random numbers as at the beginning of the epoch
     n:int,    # batches that were seen
     then,     # called when they have been left out
 ):
     "(i, batch) of the epoch from batch `n` on"
-    if not getattr(dl, 'indexed', False) or _workers(dl):
+    if not getattr(dl, 'indexed', False) or dl.bs is None or _workers(dl):
         it = iter(dl)
         for _ in islice(it, n): pass
         then()
@@ -178,7 +178,7 @@ def all_batches(self:GANLearner):
     self.n_iter = len(self.dl)
     for o in self.checkpoint.batches() if self.training and hasattr(self, 'checkpoint') else enumerate(self.dl): self.one_batch(*o)
 
-# %% ../nbs/07b_resume.ipynb #c80629440
+# %% ../nbs/07b_resume.ipynb #c60688440
 class Checkpoint(Callback):
     "Writes all that a training needs to go on exactly, and goes on from it"
     order, run_valid = 1000, False     # when all others are done
@@ -196,6 +196,8 @@ class Checkpoint(Callback):
 
     @property
     def files(self) -> list: return sorted(self.folder.glob('batch_*.ckpt'))
+
+    def before_fit(self): self.active = False  # `validate` calls this too, perhaps after a training that an error ended
 
     def begin(self) -> int:
         "Called when training begins, after all `before_fit`: restore what there is, return the epoch to begin with"

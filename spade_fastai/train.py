@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/train.html.md"""
 __all__ = ['new_folder', 'load_data', 'seconds_per_epoch', 'StopWatch', 'plot_losses', 'plot_samples', 'train', 'peak_memory',
            'leave_results', 'main']
 
-# %% ../nbs/20_train.ipynb #c05889504
+# %% ../nbs/20_train.ipynb #c08142752
 import json, math, platform, signal, sys, threading, time
 from copy import deepcopy
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torchvision, fastai
@@ -19,6 +19,7 @@ from .core import *
 from .landcover import *
 from .data import *
 from .gan import *
+from .ema import *
 from .learner import *
 from .metrics import *
 
@@ -144,7 +145,7 @@ def plot_samples(
     fig.savefig(path, dpi=120, bbox_inches='tight')
     plt.close(fig)
 
-# %% ../nbs/20_train.ipynb #c91818954
+# %% ../nbs/20_train.ipynb #c16865726
 def train(
     path:str=None,          # folder of the data set; default: make the built-in land cover
     codes:str=None,         # codes.txt or class_dict.csv; default: the one in `path`
@@ -185,7 +186,7 @@ def train(
     out = new_folder(out)
     if path is None:
         dls = load_data(make_landcover(out/'landcover', n=tiles, size=size, seed=seed), None, size, bs, device=device, seed=seed, workers=workers)
-    learn = spade_learner(dls, presets[preset], sample_grid=None, path=out)
+    learn = spade_learner(dls, presets[preset], sample_grid=None, cbs=EMA(), path=out)
     print(f"{len(dls.train_ds)} pictures to learn from, {len(dls.valid_ds)} held back, {dls.n_classes} classes, {size} pixels; preset {preset} on {device}")
     if epochs is None: epochs = math.ceil(1.5*60*minutes/seconds_per_epoch(learn))  # more than needed: the watch decides
     watch, fit_start = StopWatch(minutes), time.time()

@@ -100,6 +100,49 @@ def test_counts_are_those_of_the_files(tmp_path):
     assert report.classes['pixels'].tolist() == np.bincount(np.concatenate(files).ravel()).tolist() and report.clean
     assert report.show() is not None
 
+def test_forms_of_folders_in_the_wild(tmp_path):
+    "As Pascal VOC, Roboflow, CVAT and LoveDA have them; and files that only numbers tell apart"
+    photo = np.random.default_rng(0).integers(0, 256, (48, 48, 3)).astype(np.uint8)
+    voc = Image.fromarray(np.where(ids == 2, 255, ids).astype(np.uint8)).convert('P')
+    voc.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0]*85)
+    for i in range(12):
+        save(tmp_path/f'voc/JPEGImages/2007_{i:06}.jpg', photo)
+        if i < 4: (tmp_path/'voc/SegmentationClass').mkdir(exist_ok=True), voc.save(tmp_path/f'voc/SegmentationClass/2007_{i:06}.png')
+        s = 'train' if i < 8 else 'valid'
+        save(tmp_path/f'robo/{s}/a{i}_jpg.rf.{i}ab.jpg', photo); save(tmp_path/f'robo/{s}/a{i}_jpg.rf.{i}ab_mask.png', grey)
+        save(tmp_path/f'cvat/SegmentationClass/{i}.png', COLORS[ids]); save(tmp_path/f'cvat/JPEGImages/{i}.jpg', photo)
+        for place in ('Rural', 'Urban'):
+            for kind, a in (('masks_png', grey), ('images_png', photo)): save(tmp_path/f"love/{'Train' if i < 8 else 'Val'}/{place}/{kind}/{i}.png", a)
+        save(tmp_path/f'flat/mask{i}.png', np.dstack([grey]*3)); save(tmp_path/f'flat/img{i}.jpg', photo)
+    (tmp_path/'robo/train/_classes.csv').write_text('Pixel Value, Class\n0, water\n1, land\n2, road\n')
+    (tmp_path/'cvat/labelmap.txt').write_text('# label:color_rgb:parts:actions\n' + ''.join(f'{n}:{r},{g},{b}::\n' for n, (r, g, b) in zip(CODES, COLORS.tolist())))
+    want = dict(voc=(4, np.where(ids == 2, 2, ids)), robo=(12, ids), cvat=(12, ids), love=(24, ids), flat=(12, ids))
+    for name, (n, truth) in want.items():
+        report = check_masks(tmp_path/name, progress=False)
+        dls = load(report)
+        assert len(dls.train_ds) + len(dls.valid_ds) == n, report
+        for m, *_ in dls.train.items: np.testing.assert_array_equal(np.array(dls.reader(m)), truth)
+        if name in ('robo', 'cvat'): assert dls.codes == CODES
+        if name in ('robo', 'love'): assert len(dls.valid_ds) == n//3
+        assert ('only_pairs=True' in report.code) == (name == 'voc')
+
+def test_what_cannot_be_guessed_is_asked_for(tmp_path):
+    for i in range(3): save(tmp_path/f'a/{i}.png', grey), save(tmp_path/f'b/{i}.png', grey)
+    with pytest.raises(ValueError, match='does not tell which files are masks .folders: a, b'): check_masks(tmp_path, progress=False)
+    with pytest.raises(ValueError, match='no picture files'): (tmp_path/'c').mkdir(), check_masks(tmp_path/'c', progress=False)
+    with pytest.raises(FileNotFoundError, match='there is no folder'): check_masks(tmp_path/'d', progress=False)
+
+def test_quick_check_looks_once(tmp_path, monkeypatch):
+    import spade_fastai.check as check
+    dls = SpadeDataLoaders.from_folder(folder(tmp_path/'d', grey), CODES, bs=2, item_tfms=[])
+    quick_check(dls)
+    monkeypatch.setattr(check, '_header', None)                       # a second look would fail
+    quick_check(dls)
+    monkeypatch.undo()
+    fn = Path(dls.train.items[0][1])
+    fn.write_bytes(fn.read_bytes()[:200])
+    with pytest.raises(ValueError, match=fn.name): quick_check(dls)
+
 # Real folders
 
 def ran(report, *says):

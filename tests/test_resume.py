@@ -247,6 +247,16 @@ def test_a_stop_within_a_batch_keeps_the_checkpoint_before(tmp_path):
     one_cycle(make(cbs=Stop()), cbs=Checkpoint(tmp_path))
     assert [o.name for o in tmp_path.iterdir()] == ['batch_000000004.ckpt']
 
+def test_after_an_error_validation_writes_nothing(tmp_path):
+    class Fail(Callback):
+        def before_batch(self):
+            if self.training and self.train_iter == 10: raise RuntimeError('a wire was pulled')
+    learn = make(cbs=[Fail(), Checkpoint(tmp_path)])
+    with pytest.raises(RuntimeError): one_cycle(learn)
+    before = {o.name: o.read_bytes() for o in tmp_path.iterdir()}
+    learn.validate()
+    assert list(before) and before == {o.name: o.read_bytes() for o in tmp_path.iterdir()}
+
 def test_a_callback_with_state(tmp_path):
     class Count(Callback):
         n = 0
