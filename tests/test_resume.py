@@ -97,10 +97,10 @@ def differ(a, b, at=''):
 def last(folder): return read_checkpoint(sorted(folder.glob('*.ckpt'))[-1])
 
 def child(*args, **kwargs):
-    "This file in a new process"
+    "This file in a new process, with as many threads"
     root = str(Path(__file__).parent.parent)
     return subprocess.run([sys.executable, __file__, *map(str, args)], capture_output=True, text=True, timeout=300,
-                          env={**os.environ, 'PYTHONPATH': os.pathsep.join([root, os.environ.get('PYTHONPATH', '')])}, **kwargs)
+                          env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads()), 'PYTHONPATH': os.pathsep.join([root, os.environ.get('PYTHONPATH', '')])}, **kwargs)
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
@@ -270,7 +270,6 @@ def test_a_callback_with_state(tmp_path):
 
 if __name__ == '__main__':
     command, *args = sys.argv[1:]
-    torch.set_num_threads(1)
     if command == 'go_on':
         for name, (fit, _, kwargs) in CASES.items(): fit(make(seed=99, **kwargs()), cbs=Checkpoint(Path(args[0])/name/'parts', resume=True))
     if command == 'killed':
