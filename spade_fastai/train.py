@@ -9,15 +9,16 @@ __all__ = ['new_folder', 'load_data', 'seconds_per_epoch', 'StopWatch', 'plot_lo
            'leave_results', 'main']
 
 # %% ../nbs/20_train.ipynb #c08142752
-import json, math, platform, signal, sys, threading, time
+import json, math, platform, re, signal, sys, threading, time
 from copy import deepcopy
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torchvision, fastai
-from fastcore.all import Path, anno_parser
+from fastcore.all import Path, anno_parser, store_true
 from fastai.vision.all import Callback, CancelFitException, CSVLogger, DataLoaders, set_seed
 from . import __version__
 from .core import *
 from .landcover import *
 from .data import *
+from .check import *
 from .gan import *
 from .ema import *
 from .learner import *
@@ -34,39 +35,43 @@ def new_folder(
     return new
 
 # %% ../nbs/20_train.ipynb #c37359639
-_mask_folders = ('labels', 'masks')
-
-def _folder(path, given, usual):
-    "Name(s) of a folder below `path`: as given ('a' or 'train,valid'), or the first usual one that exists"
-    if given: return given.split(',') if ',' in given else given
-    found = [o for o in usual if (path/o).is_dir()]
-    if not found: raise FileNotFoundError(f"{path} has no folder {' or '.join(usual)}; say where they are, for example --masks NAME --images NAME")
-    return found[0]
-
 def load_data(
     path,               # folder of the data set
-    codes=None,         # codes.txt or class_dict.csv; default: the one in `path`
+    codes=None,         # codes.txt or class_dict.csv; default: the one in `path`, else names are made up
     size=64,            # pixels
     bs:int=8,           # pairs in a batch
-    masks:str=None,     # folder of the masks, or 'train,valid'; default: labels or masks
-    images:str=None,    # folder of the images, or 'train,valid'; default: images
-    split:str=None,     # csv file with the columns mask, image and split (train, val); default: split.csv in `path`, if it is there
-    ignore:int=None,    # the value that means don't-care
+    masks:str=None,     # folder of the masks, or a pattern, or 'train,valid'; default: found
+    images:str=None,    # folder of the images, or a pattern, or 'train,valid'; default: found
+    split:str=None,     # csv file with the columns mask, image and split (train, val); default: the one in `path`, if it is there
+    ignore=None,        # the value, or values, that mean don't-care
     seed:int=42,        # of the random split
     device=None,        # 'cpu' or 'cuda'
     workers:int=0,      # processes that load
+    cure:bool=False,    # if there are errors in the folder, load it as `spade-check` proposes
 ) -> DataLoaders:
-    "`DataLoaders` from a user's folder"
-    path = Path(path)
-    if not path.is_dir(): raise FileNotFoundError(f"there is no folder {path}")
-    kw = dict(codes=codes, size=size, bs=bs, ignore=ignore, device=device, num_workers=workers)
-    masks, images = _folder(path, masks, _mask_folders), _folder(path, images, ('images',))
+    "`DataLoaders` from a user's folder, which is looked at first as `spade-check` does"
+    if not Path(path).is_dir(): raise FileNotFoundError(f"there is no folder {path}")
     if split and not Path(split).is_file(): raise FileNotFoundError(f"there is no file {split} (--split)")
-    split = Path(split) if split else path/'split.csv'
-    if not split.is_file(): return SpadeDataLoaders.from_folder(path, masks=masks, images=images, seed=seed, **kw)
-    df = pd.read_csv(split)
-    if 'split' not in df.columns: raise ValueError(f"{split} has no column 'split' but {', '.join(df.columns)}; it must have mask, image and split (train or val)")
-    return SpadeDataLoaders.from_df(df, path, masks=masks, images=images, valid_col='split', train='train', valid=['val', 'valid'], **kw)
+    named = [o.split(',') if o else None for o in (masks, images)]
+    table, one_each = Path(split or Path(path)/'split.csv'), not any(o and len(o) > 1 for o in named)
+    if split or any(named) and one_each and table.is_file():
+        found = named if all(named) else find_layout(path)
+        kw = dict(codes=codes, size=size, bs=bs, ignore=ignore, device=device, num_workers=workers)
+        return _by_table(table, path, *[(a or b)[0] for a, b in zip(named, found)], **kw)
+    report = check_masks(path, *named, codes, ignore=ignore, size=size, limit=1000, progress=False)
+    if report.errors and not cure:
+        raise ValueError(f"{report.errors[0].text}. `spade-check {path}` shows everything; `cure=True` loads the folder as it proposes")
+    for o in report.findings: print(f"{'cured' if o.level == 'error' else o.level}: {_as_options(o.text)}")
+    if isinstance(report.checked, Exception): raise report.checked
+    mine = {'SpadeDataLoaders.from_folder': dict(bs=bs, seed=seed), 'split_by_rand_pct': dict(seed=seed), 'dataloaders': dict(bs=bs)}
+    return Sentence(*[(n, a, {**kw, **mine.get(n, {})}) for n, a, kw in report.sentence.calls]).run(device=device, num_workers=workers)
+
+def _by_table(table, path, masks, images, **kwargs):
+    "The pairs and the split that a csv file lists"
+    df = pd.read_csv(table)
+    if 'split' not in df.columns: raise ValueError(f"{table} has no column 'split' but {', '.join(df.columns)}; it must have mask, image and split (train or val)")
+    return SpadeDataLoaders.from_df(df, path, masks=masks, images=images, valid_col='split', train='train', valid=['val', 'valid'], **kwargs)
+
 
 # %% ../nbs/20_train.ipynb #c27778263
 def seconds_per_epoch(learn, n:int=4) -> float:
@@ -148,7 +153,7 @@ def plot_samples(
 # %% ../nbs/20_train.ipynb #c16865726
 def train(
     path:str=None,          # folder of the data set; default: make the built-in land cover
-    codes:str=None,         # codes.txt or class_dict.csv; default: the one in `path`
+    codes:str=None,         # codes.txt or class_dict.csv; default: the one in `path`, else names are made up
     size:int=64,            # height and width of the pictures in pixels
     bs:int=4,               # pictures in a batch
     epochs:int=None,        # epochs; default: as many as fit into `minutes`
@@ -157,22 +162,25 @@ def train(
     device:str=None,        # cpu or cuda; default: cuda where there is one
     seed:int=42,            # of all random numbers
     out:str='spade_run',    # folder for the results; an earlier run is not overwritten
-    masks:str=None,         # folder of the masks in `path`, or 'train,valid'; default: labels or masks
-    images:str=None,        # folder of the images in `path`, or 'train,valid'; default: images
+    masks:str=None,         # folder of the masks in `path`, or a pattern such as '*_mask.png', or 'train,valid'; default: found
+    images:str=None,        # folder of the images in `path`, or a pattern, or 'train,valid'; default: found
     split:str=None,         # csv with columns mask, image, split; default: split.csv in `path`, if it is there
-    ignore:int=None,        # value in the masks that means don't-care
+    ignore:str=None,        # value in the masks that means don't-care, or several: 255,254
+    cure:store_true=False,  # load a folder that has errors as `spade-check` proposes
     tiles:int=1000,         # tiles of the built-in land cover
     workers:int=0,          # processes that load pictures
 ) -> Path:
     "Train SPADE on built-in land cover, or on a folder of masks and images, and leave pictures, weights and a report"
     args = dict(locals())
     if preset not in presets: raise ValueError(f"there is no preset '{preset}'; choose {', '.join(presets)}")
-    if path is None and (lost := [k for k in ('codes', 'masks', 'images', 'split', 'ignore') if args[k] is not None]):
+    if path is None and (lost := [k for k in ('codes', 'masks', 'images', 'split', 'ignore', 'cure') if args[k] not in (None, False)]):
         raise ValueError(f"--{lost[0]} says how a folder is to be read; say which with --path")
     if bs == 1: raise ValueError("--bs 1 does not work with the batch norm of the presets; pass --bs 2 or more")
     if workers < 0: raise ValueError(f"--workers must be 0 or more, not {workers}")
     for name, value in dict(size=size, bs=bs, tiles=tiles, epochs=epochs, minutes=minutes).items():
         if value is not None and value <= 0: raise ValueError(f"--{name} must be more than 0, not {value}")
+    try: values = None if ignore is None else [int(o) for o in str(ignore).split(',')]
+    except ValueError: raise ValueError(f"--ignore {ignore} must be a whole number, or several: 255,254") from None
     scale = 2**sum(presets[preset]['generator']['ups'])
     if size % scale: raise ValueError(f"--size {size} does not fit preset {preset}; it must be a multiple of {scale}, for example {max(round(size/scale), 1)*scale}")
     if path is None and tiles - max(1, tiles//10) < bs: raise ValueError(f"--tiles {tiles} are too few for one batch of {bs}; make at least {math.ceil(bs*10/9) + 1}")
@@ -182,7 +190,7 @@ def train(
     if minutes is None and epochs is None: minutes = 3.8
     set_seed(seed)
     args, start = dict(args, device=device, minutes=minutes), time.time()
-    if path is not None: dls = load_data(path, codes, size, bs, masks, images, split, ignore, seed, device, workers)
+    if path is not None: dls = load_data(path, codes, size, bs, masks, images, split, values and (values[0] if len(values) == 1 else values), seed, device, workers, cure)
     out = new_folder(out)
     if path is None:
         dls = load_data(make_landcover(out/'landcover', n=tiles, size=size, seed=seed), None, size, bs, device=device, seed=seed, workers=workers)
@@ -226,10 +234,14 @@ def leave_results(
     print(f"look at {out/'samples.png'}")
     return out
 
+def _as_options(text):
+    "`ignore=255` in a message as one types it: `--ignore 255`"
+    return re.sub(f"`({'|'.join(train.__annotations__)})=([^`]*)`", lambda m: f"`--{m[1]}`" if m[2] == 'True' else f"`--{m[1]} {m[2]}`", text)
+
 def main(argv=None):
     "Entry point of the command `spade-train`"
     parser = anno_parser(train, prog='spade-train')
     args = {k: v for k, v in vars(parser.parse_args(argv)).items() if k not in ('pdb', 'xtra')}
     try: train(**args)
-    except (ValueError, OSError) as e: sys.exit(f'spade-train: {e}')
+    except (ValueError, OSError) as e: sys.exit(f'spade-train: {_as_options(str(e))}')
     except KeyboardInterrupt: sys.exit('spade-train: stopped')
