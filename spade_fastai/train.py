@@ -12,6 +12,7 @@ __all__ = ['new_folder', 'load_data', 'seconds_per_epoch', 'StopWatch', 'plot_lo
 import json, math, platform, re, signal, sys, threading, time
 from copy import deepcopy
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torchvision, fastai
+from inspect import signature
 from fastcore.all import Path, anno_parser, store_true
 from fastai.vision.all import Callback, CancelFitException, CSVLogger, DataLoaders, set_seed
 from . import __version__
@@ -65,6 +66,10 @@ def load_data(
     if isinstance(report.checked, Exception): raise report.checked
     mine = {'SpadeDataLoaders.from_folder': dict(bs=bs, seed=seed), 'split_by_rand_pct': dict(seed=seed), 'dataloaders': dict(bs=bs)}
     return Sentence(*[(n, a, {**kw, **mine.get(n, {})}) for n, a, kw in report.sentence.calls]).run(device=device, num_workers=workers)
+
+def _as_options(text):
+    "`ignore=255` in a message as one types it: `--ignore 255`"
+    return re.sub(f"`({'|'.join(signature(load_data).parameters)})=([^`]*)`", lambda m: f"`--{m[1]}`" if m[2] == 'True' else f"`--{m[1]} {m[2]}`", text)
 
 def _by_table(table, path, masks, images, **kwargs):
     "The pairs and the split that a csv file lists"
@@ -233,10 +238,6 @@ def leave_results(
           (f"; nearest-colour accuracy {acc['real']:.3f} on real, {acc['fake']:.3f} on drawn pictures (ratio {acc['ratio']:.2f})" if acc else ''))
     print(f"look at {out/'samples.png'}")
     return out
-
-def _as_options(text):
-    "`ignore=255` in a message as one types it: `--ignore 255`"
-    return re.sub(f"`({'|'.join(train.__annotations__)})=([^`]*)`", lambda m: f"`--{m[1]}`" if m[2] == 'True' else f"`--{m[1]} {m[2]}`", text)
 
 def main(argv=None):
     "Entry point of the command `spade-train`"
