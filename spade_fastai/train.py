@@ -244,5 +244,5 @@ def main(argv=None):
     parser = anno_parser(train, prog='spade-train')
     args = {k: v for k, v in vars(parser.parse_args(argv)).items() if k not in ('pdb', 'xtra')}
     try: train(**args)
-    except (ValueError, OSError) as e: sys.exit(f'spade-train: {_as_options(str(e))}')
+    except (ValueError, OSError, ImportError) as e: sys.exit(f'spade-train: {_as_options(str(e))}')
     except KeyboardInterrupt: sys.exit('spade-train: stopped')
