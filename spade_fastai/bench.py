@@ -6,12 +6,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/bench.html.md"""
 
 # %% auto #0
 __all__ = ['sections', 'Measured', 'in_turn', 'bench_masks', 'generators', 'agreement', 'draw', 'Iteration', 'train', 'memory',
-           'matrix_rate', 'table', 'plot', 'machine', 'bench', 'main']
+           'matrix_rate', 'table', 'plot_results', 'machine', 'bench', 'main']
 
 # %% ../nbs/21_bench.ipynb #c09874473
-import json, os, platform, statistics, subprocess, sys, time
+import os, platform, statistics, subprocess, sys, time
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from json import dumps, loads
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
@@ -104,18 +105,22 @@ def agreement(
     mask:Tensor,     # [B,H,W]
     nf:int=64,       # unit of width
     device='cpu',    # where to compute
-) -> dict:           # largest relative differences of outputs in both modes, and of gradients
+) -> dict:           # largest differences relative to dense: of outputs in float32, and of the gradients of all parameters in float64
     "Do the fast ways compute what the dense one does?"
     gens, got = generators(n_classes, nf, device), {}
     apart = lambda a, b: float((a - b).abs().max()/a.abs().max())
     for k, gen in gens.items():
-        out = gen.train()(mask)
-        if k == 'dense': probe = torch.randn_like(out)
-        out.backward(probe/out.numel())
-        with torch.no_grad(): got[k] = [out.detach(), gen.eval()(mask), {n: p.grad for n, p in gen.named_parameters()}]
+        with torch.no_grad(): got[k] = [gen.train()(mask), gen.eval()(mask)]
     with torch.no_grad(): drawn = folded(gens['fast'])(mask)
-    (d_train, d_eval, d_grad), (f_train, f_eval, f_grad) = got['dense'], got['fast']
-    return dict(train=apart(d_train, f_train), eval=apart(d_eval, f_eval), folded=apart(d_eval, drawn), gradients=max(apart(g, f_grad[n]) for n, g in d_grad.items() if g.abs().max() > 1e-12))
+    (d_train, d_eval), (f_train, f_eval) = got['dense'], got['fast']
+    grads = {}
+    for k, gen in gens.items():
+        out = gen.double().train()(mask)
+        if k == 'dense': probe = torch.randn_like(out)/out.numel()
+        grads[k] = torch.autograd.grad(out, [*gen.parameters()], probe)
+    least = 1e-6*max(g.abs().max() for g in grads['dense'])
+    return dict(train=apart(d_train, f_train), eval=apart(d_eval, f_eval), folded=apart(d_eval, drawn),
+                gradients=max(apart(a, b) for a, b in zip(*grads.values()) if a.abs().max() > least))
 
 # %% ../nbs/21_bench.ipynb #c48577156
 def _forgetting(gen):
@@ -207,7 +212,7 @@ def _memory_child(spec:dict):
     gen = generators(spec['classes'], spec['nf'], device)[spec['way']]
     step = Iteration(gen, mask, dict(nf=spec['nf']), getattr(torch, spec['autocast']) if spec['autocast'] else None)
     for _ in range(2): step()
-    print(json.dumps(dict(before=before, peak=peak(), fixed=4*4*sum(p.numel() for p in step.gan.parameters())/2**20)))
+    print(dumps(dict(before=before, peak=peak(), fixed=4*4*sum(p.numel() for p in step.gan.parameters())/2**20)))
 
 def _peak_rss() -> float:
     "MB"
@@ -227,9 +232,9 @@ def memory(
     "Peak memory of training in MB, each way in a process of its own"
     got, spec = {}, dict(classes=n_classes, pictures=pictures, size=size, nf=nf, device=str(device), masks=masks, autocast=autocast)
     for way in ('dense', 'fast'):
-        p = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.bench import main; main()', '--child', json.dumps(dict(spec, way=way))], capture_output=True, text=True)
+        p = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.bench import main; main()', '--child', dumps(dict(spec, way=way))], capture_output=True, text=True)
         if p.returncode: raise RuntimeError(f"measuring memory failed: {p.stderr[-500:]}")
-        got[way] = json.loads(p.stdout.splitlines()[-1])
+        got[way] = loads(p.stdout.splitlines()[-1])
     return dict(section='memory', case=case, **spec, MB=got, share=got['fast']['peak']/got['dense']['peak'])
 
 # %% ../nbs/21_bench.ipynb #c07194389
@@ -254,7 +259,7 @@ def table(results:list) -> str:
         else: lines.append(f"{r['section']:7}{r['case']:44}" + '   '.join(f'{k} {v:.2g}' for k, v in r.items() if isinstance(v, float)))
     return '\n'.join(lines)
 
-def plot(results:list, file):
+def plot_results(results:list, file):
     "Ratios of the drawing and training cases as bars, growth as lines"
     import matplotlib.pyplot as plt
     timed = [r for r in results if isinstance(r, Measured)]
@@ -288,8 +293,8 @@ def bench(
     device:str=None,         # 'cpu' or 'cuda'; by default the GPU where there is one
     rounds:int=5,            # of everything that is timed in turn; training takes three at most
     masks:str=None,          # folder of id masks, or 'built-in'; by default real ones where they are found
-    json_file:str=None,      # write all numbers to this file
-    plot_file:str=None,      # draw them into this file
+    json:str=None,           # write all numbers to this file
+    plot:str=None,           # draw them into this picture
 ) -> dict:
     "Measure the dense, the fast and the folded way in turn, and print a table"
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -308,7 +313,7 @@ def bench(
                 versions=dict(spade_fastai=__version__, torch=torch.__version__, python=platform.python_version()), nf=nf, masks=sources)
     print(f"{head['machine']}, torch {torch.__version__}; network of nf={nf}; masks: {sources[13]} (up to 35 classes), {sources[183]} (more)", flush=True)
     if 'agree' in wanted:
-        for n in (13, 183): done(dict(section='agree', case=f'{n} classes, largest relative difference', **agreement(n, take(n, 2, size//2), nf, device)))
+        for n in (13, 183): done(dict(section='agree', case=f'{n} classes, largest relative difference', **agreement(n, take(n, 2, 128), nf, device)))
     if 'draw' in wanted:
         for tag, dtype in precisions.items():
             for s in (size, 2*size):
@@ -341,14 +346,14 @@ def bench(
             rate = rates['bfloat16' if 'bf16' in r.case else 'float32']
             r.extra['share_of_matrix_rate'] = {k: g/1e3/r.median(k)/rate for k, g in r.extra['gflop'].items()}
     out = dict(**head, matrix_rate_tflops=rates, results=[{**asdict(r), 'median': {k: r.median(k) for k in r.seconds}, 'ratio': {k: r.ratio(k) for k in r.seconds}} if isinstance(r, Measured) else r for r in results])
-    if json_file: Path(json_file).write_text(json.dumps(out, indent=1))
-    if plot_file: plot(results, plot_file)
+    if json: Path(json).write_text(dumps(out, indent=1))
+    if plot: plot_results(results, plot)
     return out
 
 def main(argv=None):
     "Entry point of the command `spade-bench`"
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ['--child']: return _memory_child(json.loads(argv[1]))
+    if argv[:1] == ['--child']: return _memory_child(loads(argv[1]))
     args = {k: v for k, v in vars(anno_parser(bench, prog='spade-bench').parse_args(argv)).items() if k not in ('pdb', 'xtra')}
     try: bench(**args)
     except (ValueError, OSError) as e: sys.exit(f'spade-bench: {e}')

@@ -18,8 +18,8 @@ from fastai.vision.all import *
 from . import data as _data
 from .core import Palette
 from .data import *
-from .data import _LOSSY, _MASK_WORDS, _INST_WORDS, _IMAGE_WORDS, _beyond_pillow, _header, _is_numpy, _nodata, _opened, _some
-from .data import NO_VALUE, as_reader, distinct, nearest_color, pack_rgb, pairs_in, partners_in, same_ground, same_size, unpack_rgb
+from .data import _ENDINGS, _LOSSY, _MASK_WORDS, _INST_WORDS, _IMAGE_WORDS, _beyond_pillow, _header, _is_numpy, _nodata, _opened, _some
+from .data import NO_VALUE, as_reader, distinct, nearest_color, pack_rgb, pairs_in, partners_in, read_table, same_ground, same_size, unpack_rgb
 
 # %% ../nbs/01a_check.ipynb #c17539991
 CITYSCAPES_CODES = ('unlabeled,ego vehicle,rectification border,out of roi,static,dynamic,ground,road,sidewalk,parking,rail '
@@ -28,7 +28,7 @@ CITYSCAPES_CODES = ('unlabeled,ego vehicle,rectification border,out of roi,stati
                     'sign,vegetation,terrain,sky,person,rider,car,truck,bus,caravan,'
                     'trailer,train,motorcycle,bicycle').split(',')
 
-def _two_parts(path, parts, codes, ignore, ids=None, instances=None):
+def _two_parts(path, parts, codes, instances=None, **kwargs):
     "A list from (masks, images) of training and validation; the second part may be missing"
     path = Path(path)
     there = [o for o in parts if (path/o[0].split('*')[0].rstrip('/')).is_dir()]
@@ -36,7 +36,7 @@ def _two_parts(path, parts, codes, ignore, ids=None, instances=None):
         raise FileNotFoundError(f"there is no folder {path/parts[0][0].split('*')[0]}; is {path} the folder above it?")
     pairs = [pairs_in(path, *o) for o in there]
     n, both = len(pairs[0]), [o for p in pairs for o in p]
-    il = SpadeItemList([m for m,_ in both], codes, path, None, ignore, [i for _,i in both], ids=ids)
+    il = SpadeItemList([m for m,_ in both], codes, path, images=[i for _,i in both], **kwargs)
     il = il._split(range(n), range(n, len(both)), '') if len(pairs) > 1 else il
     found = dict(o for (m,_),i in zip(there, instances or []) if (path/i.split('*')[0].rstrip('/')).is_dir() for o in partners_in(path, m, i))
     return il.with_instances(found.get) if len(found) == len(both) else il
@@ -47,19 +47,23 @@ def _numbered(path, n):
     return found[0] if found and found[0].name != 'labels.txt' else [f'class {i}' for i in range(n)]
 
 @patch(cls_method=True)
+@delegates(MaskReader, but=['codes'])
 def from_coco(cls:SpadeItemList,
     path,        # folder with train_label, train_img and perhaps val_label, val_img, train_inst, val_inst
     codes=None,  # class names; default: codes.txt in `path`, else 'class 0' … 'class 181'
+    **kwargs
 ):
     "COCO-Stuff as the official code has it: images, split and instances are known"
     path = Path(path)
     parts = [(f'{o}_label', f'{o}_img') for o in ('train', 'val')]
-    return _two_parts(path, parts, codes or _numbered(path, 182), 255, instances=['train_inst', 'val_inst'])
+    return _two_parts(path, parts, codes or _numbered(path, 182), ['train_inst', 'val_inst'], **{'ignore': 255, **kwargs})
 
 @patch(cls_method=True)
+@delegates(MaskReader, but=['codes'])
 def from_ade20k(cls:SpadeItemList,
     path,        # folder with annotations and images, each with training and validation
     codes=None,  # the 150 class names; default: objectInfo150.txt in `path`, else 'class 1' … 'class 150'
+    **kwargs
 ):
     "ADE20K: 0 is unlabelled, classes count from 1"
     path, info = Path(path), Path(path)/'objectInfo150.txt'
@@ -67,28 +71,35 @@ def from_ade20k(cls:SpadeItemList,
         codes = [o.split('\t')[-1].split(',')[0].strip() for o in info.read_text().splitlines() if o[:1].isdigit()]
     codes = codes or [f'class {i}' for i in range(1, 151)]
     parts = [(f'annotations/{o}', f'images/{o}') for o in ('training', 'validation')]
-    return _two_parts(path, parts, codes, 0, dict(enumerate(range(len(codes)), 1)))
+    return _two_parts(path, parts, codes, **{'ignore': 0, 'ids': dict(enumerate(codes, 1)), **kwargs})
 
 @patch(cls_method=True)
+@delegates(MaskReader, but=['codes'])
 def from_cityscapes(cls:SpadeItemList,
     path,        # folder with gtFine and leftImg8bit
     codes=None,  # class names in the order of the label ids; default: the 34 of Cityscapes
+    **kwargs
 ):
     "Cityscapes: label ids, with the instance maps; 255 (and -1, the licence plates) is don't-care"
     parts = [(f'gtFine/{o}/*/*_gtFine_labelIds.png', f'leftImg8bit/{o}/*/*_leftImg8bit.png') for o in ('train', 'val')]
-    return _two_parts(path, parts, codes or CITYSCAPES_CODES, [255, -1], instances=[m.replace('labelIds', 'instanceIds') for m,_ in parts])
+    inst = [m.replace('labelIds', 'instanceIds') for m,_ in parts]
+    return _two_parts(path, parts, codes or CITYSCAPES_CODES, inst, **{'ignore': [255, -1], **kwargs})
 
 # %% ../nbs/01a_check.ipynb #c42062387
 @patch(cls_method=True)
+@delegates(MaskReader, but=['codes'])
 def from_arcgis(cls:SpadeItemList,
     path,         # folder with images, labels, map.txt and esri_model_definition.emd
+    codes=None,   # class names, or a file with them; default: the .emd
     ignore=None,  # the values that mean don't-care; default: 0, if no class has it
+    **kwargs
 ):
     "What ArcGIS exports for training; images are known, the split is not"
     path = Path(path)
-    reader = MaskReader(path/_data._EMD)
+    codes, listed = codes or path/_data._EMD, path/'map.txt'
+    reader = MaskReader(codes, **kwargs)
     if ignore is None and reader.ids is not None and 0 not in reader.ids: ignore = 0
-    reader, listed = MaskReader(path/_data._EMD, ignore=ignore), path/'map.txt'
+    reader = MaskReader(codes, ignore=ignore, **kwargs)
     if listed.is_file():
         lines = [o.split()[:2] for o in listed.read_text(encoding='utf-8-sig').splitlines() if o.strip()]
         rows = [[Path(path, *re.split(r'[\\/]', x)) for x in o] for o in lines]
@@ -103,6 +114,7 @@ def from_arcgis(cls:SpadeItemList,
 _SPLITS = dict(train='train', training='train', trn='train', val='valid', valid='valid', validation='valid', dev='valid',
                test='test', testing='test', tst='test')
 _ROLES = dict(masks=_MASK_WORDS, instances=_INST_WORDS, images=_IMAGE_WORDS)
+_SHOWN = 'viz vis visualization overlay preview'.split()           # pictures of masks for people
 
 def _words(name):
     "The words in the name of a folder or file, in lower case; `trainannot` are two"
@@ -113,7 +125,7 @@ def _words(name):
 
 def _role(words):
     words = set(words)
-    return first(k for k in ('instances', 'masks', 'images') if words & _ROLES[k])
+    return 'shown' if words & set(_SHOWN) else first(k for k in ('instances', 'masks', 'images') if words & _ROLES[k])
 
 Layout = namedtuple('Layout', 'masks images instances split', defaults=(None, None))
 
@@ -124,11 +136,7 @@ def find_layout(
     path = Path(path)
     files = picture_files(path)
     groups = _by_folders(path, files) or _by_files(path, files) or _by_content(path, files)
-    if not groups:
-        there = sorted({o.relative_to(path).parent.as_posix() for o in files})
-        raise ValueError(f"{path} does not tell which files are masks (folders: {_some(there, 9)}; files: "
-                         f"{_some(sorted(o.name for o in files), 6)}); name folders or patterns, "
-                         "such as masks='labels', images='photos', or masks='*_lc.tif', images='*_rgb.tif'")
+    if not groups: raise ValueError(f"{path} does not tell which files are masks; {_please_name(path)}")
     roles = [r for r in ('masks', 'images', 'instances') if all(r in o for o in groups.values())]
     named = {s: [k for k in groups if first(_SPLITS[w] for w in k if w in _SPLITS) == s] for s in ('train', 'valid', 'test')}
     held = named['valid'] or named['test']
@@ -142,8 +150,17 @@ def _one_name(names, role):
     if len({o[0] for o in comps}) == 1 and _role(_words(comps[0][0])) == role and '*' not in names[0]:
         return comps[0][0]   # labels/north, labels/south
     if len({len(o) for o in comps}) > 1:
-        raise ValueError(f"{role} lie at different depths: {_some(names, 9)}; name folders or patterns with `masks=` and `images=`")
-    return '/'.join(o[0] if len(set(o)) == 1 else '*' for o in zip(*comps)) + ('' if '*' in names[0] else '/*')
+        raise ValueError(f"{role} lie at different depths: {_some(names, 9)}; check one of these folders, or name patterns with `masks=` and `images=`")
+    is_folder = '*' not in names[0] and Path(names[0]).suffix.lower() not in _ENDINGS
+    return '/'.join(o[0] if len(set(o)) == 1 else '*' for o in zip(*comps)) + '/*'*is_folder
+
+def _please_name(path):
+    "What to ask for, and what there is to choose from"
+    files = picture_files(path)
+    places = Counter(o.parent.relative_to(path).as_posix() for o in files)
+    there = f"files: {_some([o.name for o in files], 9)}" if len(places) == 1 else f"folders: {_some([f'{k} ({n} files)' for k,n in places.items()], 9)}"
+    return (f"name folders or patterns, such as masks='labels', images='photos', or masks='*_lc.tif', images='*_rgb.tif' (in a terminal "
+            f"--masks labels --images photos, or --masks '*_lc.tif' --images '*_rgb.tif'); there are the {there}")
 
 def _left(parts):
     "The words of a path that do not say what is in it"
@@ -173,7 +190,9 @@ def _by_files(path, files):
         for o in [o for o in files if o.parent == d]:
             role = _role(_words(o.stem))
             if role is None: others.append(o)
-            roles[role][(o.relative_to(path).parent/(o.stem.replace(bare_stem(o.stem), '*', 1) + o.suffix)).as_posix()] += 1
+            stem = bare_stem(o.stem)
+            star = o.stem if stem.lower() in {*_SHOWN, *set().union(*_ROLES.values())} else o.stem.replace(stem, '*', 1)     # label.png is no pattern
+            roles[role][(o.relative_to(path).parent/(star + o.suffix)).as_posix()] += 1
         if not roles['images'] and len(roles[None]) == 1:                        # images without a word, or with one that we do not know
             pattern, n = first(roles[None].items())
             ending = re.search(r'[_\-. ][^\d_\-. ]+$', os.path.commonprefix([o.stem[::-1] for o in others])[::-1]) if n > 1 else None
@@ -184,16 +203,27 @@ def _by_files(path, files):
     return groups
 
 def _by_content(path, files):
-    "Two folders with the same names of files, of which one has pictures of few colours"
-    dirs = sorted({o.parent for o in files})
-    of = [[o for o in files if o.parent == d] for d in dirs]
-    if len(dirs) != 2 or {o.stem for o in of[0]} != {o.stem for o in of[1]}: return {}
-    def few(fs):
-        try: return all(_is_numpy(o) or _opened(o, 'picture').convert('RGB').getcolors(300) for o in fs[:3])
-        except (ValueError, OSError): return False
-    masks = [few(o) for o in of]
-    name = lambda is_mask: dirs[masks.index(is_mask)].relative_to(path).as_posix()
-    return {(): dict(masks=name(True), images=name(False))} if sum(masks) == 1 else {}
+    "Two folders whose files are partners, of which one has pictures of few values or colours"
+    of = defaultdict(list)
+    for o in files: of[o.parent].append(o)
+    masks = [d for d,fs in of.items() if all(_few_values(o) for o in fs[:3])]
+    found = [(m, i) for m in masks for i in of if i not in masks and _all_partners(of[m], of[i])]
+    stems = {d: {o.stem for o in fs} for d,fs in of.items()}
+    found = [p for p in found if stems[p[0]] == stems[p[1]]] or found                  # equal names, before similar ones
+    name = lambda d: d.relative_to(path).as_posix()
+    return {(): dict(masks=name(found[0][0]), images=name(found[0][1]))} if len(found) == 1 else {}
+
+def _few_values(fn):
+    try: return len(distinct(mask_values(fn)[0])[0]) <= 64
+    except (ValueError, ImportError): pass                                            # in colours, perhaps
+    try: im = _opened(fn, 'picture')
+    except ValueError: return False
+    return im.mode in ('RGB', 'RGBA') and im.convert('RGB').getcolors(300) is not None
+
+def _all_partners(masks, images):
+    try: return not any(_data.partners(masks, images)[1:])
+    except ValueError: return False
+
 
 # %% ../nbs/01a_check.ipynb #c77633610
 @dataclass
@@ -206,6 +236,7 @@ class Look:
     image_mode:str=''
     values:dict=field(default_factory=dict)   # {value: pixels}, as stored
     colors:dict=field(default_factory=dict)   # {(r,g,b): pixels}, if it is in colours; the commonest ones
+    palette:dict=field(default_factory=dict)  # {index: (r,g,b)}, as far as used
     ids:dict=field(default_factory=dict)      # {class id: pixels}, as read
     nodata:float=None
     lossy:str=None
@@ -245,10 +276,15 @@ def _tally(a):
 
 def _look_mask(res):
     im = None if _is_numpy(res.mask) or _beyond_pillow(res.mask) else _opened(res.mask, 'mask', load=True)
-    if im is None: res.size, res.mode = _header(res.mask, 'mask'), res.mask.suffix[1:].upper()
+    if _is_numpy(res.mask) and (a := flat_mask(load_array(res.mask, 'mask'), f'mask {res.mask}')).ndim == 3: im = Image.fromarray(a)
+    if im is None or im.format is None: res.size, res.mode = _header(res.mask, 'mask'), res.mask.suffix[1:].upper()
     else: res.size, res.mode, res.lossy, res.nodata = im.size, f'{im.format} {im.mode}', _LOSSY.get(im.format), _nodata(im)
     if im is not None and im.mode in ('P', 'RGB', 'RGBA'):
         rgb = im.convert('RGB')
+        if im.mode == 'P':
+            colors = np.array(im.getpalette('RGB')).reshape(-1, 3)
+            res.palette = {i: tuple(colors[i].tolist()) for i in distinct(np.asarray(im))[0].tolist() if i < len(colors)}
+        if im.mode == 'RGBA' and (seen := np.asarray(im.getchannel('A')) > 0).any(): rgb = Image.fromarray(np.asarray(rgb)[seen][None])
         few = rgb.getcolors(4096)
         if few is None:
             vals, counts = np.unique(pack_rgb(np.asarray(rgb)), return_counts=True)
@@ -369,16 +405,13 @@ class _Source:
         table = None if name else first(o for o in sorted(p.glob('*.csv')) if _is_table(o))
         if not (name or table): return
         if name:
-            kw = dict(codes=codes) if codes is not None and name != 'from_arcgis' else {}
+            kw = dict(codes=codes) if codes is not None else {}
             il, self.kind = getattr(SpadeItemList, name)(p, **kw), name
             self.start = Sentence((f'SpadeItemList.{name}', (str(p),), kw))
             self.reader = il.reader
         else:
-            df = pd.read_csv(table)
-            dirs = '', *sorted(x.name for x in p.iterdir() if x.is_dir())
-            place = {c + 's': first(o for o in dirs if (p/o/str(df[c].iloc[0])).is_file()) for c in ('mask', 'image')}
-            if None in place.values(): return
-            kw = {k: v for k,v in place.items() if v}
+            kw = _columns(p, read_table(table))
+            if kw is None: return
             il, self.kind = SpadeItemList.from_csv(p, table.name, codes=['a'], **kw), table.name
             self.start = Sentence(('SpadeItemList.from_csv', (str(p), table.name), kw))
         if il.splits is None:
@@ -412,15 +445,32 @@ class _Source:
         self.pairs = self.used = [o for p in pairs for o in p]
         self.n_train = len(pairs[0]) - max(1, len(pairs[0])//10) if len(pairs) == 1 else len(pairs[0])
         if not self.pairs:
-            raise ValueError(f"{self.path}: no mask in {_some(masks)} has a partner in {_some(images)}; " + self.found[0].text)
+            raise ValueError(f"{self.path}: no mask in {_some(masks)} has a partner in {_some(images)} (partners have the same name before the "
+                             f"dot, or before _mask and the like); {_please_name(self.path)}")
+        used = {f for p in pairs for o in p for f in o} | {f for d in self.instances or [] for f in d.values()} | set(self.lonely)
+        rest = Counter(o.parent.relative_to(self.path).as_posix() for o in picture_files(self.path) if o not in used and o.name not in self.skip and o.stem not in self.skip)
+        if rest:
+            self.found.append(Finding('note', f"other picture files were not looked at: {_some([f'{n} in {k}' for k,n in rest.items()], 9)}; to use "
+                                              f"them, name folders or patterns with `masks=` and `images=`"))
         one = lambda o: o[0] if len(o) == 1 else tuple(o)
         kw = dict(masks=one(masks), images=one(images), **(dict(instances=one(L(instances))) if instances else {}))
         usual = dict(masks='labels', images='images')
         self.start = Sentence(('SpadeDataLoaders.from_folder', (str(self.path),), {k: v for k,v in kw.items() if v != usual.get(k)}))
 
 def _is_table(fn):
-    with open(fn, encoding='utf-8-sig', errors='replace') as f: cols = re.split('[,;\t]', f.readline().strip().lower())
-    return {'mask', 'image'} <= set(cols)
+    with open(fn, encoding='utf-8-sig', errors='replace') as f: cols = re.split('[,;\t]', f.readline().strip())
+    return {'masks', 'images'} <= {_role(_words(o)) for o in cols}
+
+def _columns(path, df):
+    "Arguments of `from_csv`: the columns of masks and images, and the folders that they lie in; None if files are missing"
+    kw, dirs = {}, ['', *sorted(o.name for o in path.iterdir() if o.is_dir())]
+    for role,usual in (('masks', 'mask'), ('images', 'image')):
+        cols = sorted([c for c in df.columns if _role(_words(c)) == role], key=lambda c: c != usual)
+        at = first((c, d) for c in cols for d in dirs if len(df) and all((path/d/str(o).replace('\\', '/')).is_file() for o in df[c][:1 if c == usual else None]))
+        if at is None: return None
+        if at[0] != usual: kw[f'{usual}_col'] = at[0]
+        if at[1]: kw[role] = at[1]
+    return kw
 
 # %% ../nbs/01a_check.ipynb #c66858885
 def _grouped(looks):
@@ -471,8 +521,8 @@ def _cure_values(values, all_values, reader, ignored, total):
     nodata = {o.nodata for w in values.values() for o,_ in w}
     step = int(np.gcd.reduce([v for v in vals if v > 0] or [1]))
     if reader.ids is None:
-        one = f"{_some(vals, 9)}"
-        if vals[0] >= 1 and vals[-1] == n:
+        one, mine = f"{_some(vals, 9)}", [v for v in vals if v not in ignored] or [0]
+        if mine[0] >= 1 and mine[-1] == n:
             return [_spread(f"value {n}", values[n], total, f"the values {one} count from 1: pass "
                                                             f"`ids=dict(enumerate(codes, 1))`")], dict(ids=dict(enumerate(codes, 1)))
         if n == 2 and set(vals) == {0, 255}:
@@ -483,6 +533,9 @@ def _cure_values(values, all_values, reader, ignored, total):
             return [_spread(f"value {max(values)}", values[max(values)], total, f"the values {one} are multiples of {step}: pass "
                                                                                 f"`ids={{0: {codes[0]!r}, {step}: "
                                                                                 f"{codes[1]!r}, …}}`")], dict(ids=ids)
+    if reader.ids == {i + 1: i for i in range(n)} and ignored == {0} and 255 in values and n not in vals:
+        return [_spread("value 255", values[255], total, "these masks seem to count from 0 already, with 255 for don't-care: pass "
+                                                         "`ids=dict(enumerate(codes)), ignore=255`")], dict(ids=dict(enumerate(codes)), ignore=255)
     odd = [v for v in values if v < 0 or v in nodata or v in _USUAL_IGNORE and v > n]
     names = [v for v in values if v not in odd]
     found, kw = [], {}
@@ -519,6 +572,17 @@ def _cure_colors(colors, reader, ignored, total):
     return found, dict(table={**reader.table, **{c: ign for c in colors}}, ignore=reader.ignore if ignored else ign)
 
 # %% ../nbs/01a_check.ipynb #c84236540
+def _palettes_differ(looks):
+    "An error if palette files give an index different colours"
+    seen = {}
+    for o in looks:
+        for i,c in o.palette.items():
+            c0, first_look = seen.setdefault(i, (c, o))
+            if c0 == c: continue
+            yield Finding('error', f"palettes differ: index {i} is colour {c0} in {first_look.name} and {c} in {o.name}, so indices are no ids; read the "
+                                   "colours: pass a class_dict.csv as `codes`, or `table={(r,g,b): id}`", [o.mask])
+            return
+
 _NOBODY = 'unlabelled unlabeled unknown void nodata ignore ignored unclassified undefined none'.split()
 
 def _suspicious(looks, reader, counts, files, whole):
@@ -529,6 +593,12 @@ def _suspicious(looks, reader, counts, files, whole):
             v = first(k for k,c in (reader.ids or {}).items() if c == i) if reader.ids else i
             yield Finding('note', f"class {i} is called {name!r} and has {_share(counts[i]/total)} of all pixels; if nobody "
                                   f"labelled these, do not paint them: pass `ignore={v}`")
+    if total and len(seen := [i for i in range(reader.n_classes) if counts[i]]) == 1 and whole:
+        yield Finding('warning', f"all masks hold one class only, {reader.codes[seen[0]]!r}, so there is nothing to tell apart; are these the right masks?")
+    for v in {99, 255, 999} & set(counts):
+        if v < reader.n_classes and reader.ids is None and not reader.table and not any(counts[v - k] for k in range(1, 9)):
+            yield Finding('warning', f"value {v} is class {reader.codes[v]!r} here, but is far from the others and often means don't-care; pass `ignore={v}` if so")
+    if not reader.table: yield from _palettes_differ(looks)
     dup = defaultdict(list)
     for o in looks: dup[o.digest].append(o)
     dup = [v for k,v in dup.items() if k and len(v) > 1]
@@ -557,7 +627,7 @@ def _suspicious(looks, reader, counts, files, whole):
         yield Finding('note', f"{len(one)} of {len(looks)} masks {'are' if len(one) > 1 else 'is'} over 95 % one class: "
                               f"{_some([o.name for o in one], 3)}")
     never = [reader.codes[i] for i in range(reader.n_classes) if not counts[i]]
-    if never and whole:
+    if never and whole and total:
         yield Finding('note', f"{len(never)} of {reader.n_classes} classes {'are' if len(never) > 1 else 'is'} never seen: "
                               f"{_some(never, 9)}; the network cannot learn to paint them")
     lone = [reader.codes[i] for i in range(reader.n_classes) if files[i] == 1 and len(looks) > 9]
@@ -662,6 +732,7 @@ def check_masks(
     found += [*_grouped(looks), *more]
     if any(o.lossy for o in looks) and not reader.tolerance: cure.setdefault('tolerance', 60)
     photos, shifted = image_reader, not align and said('different grids')
+    if said('transparent, or NaN') and reader.ignore is None: cure.setdefault('ignore', 255)
     if shifted and reader.ignore is None: cure.setdefault('ignore', 255)        # what an image has beyond its mask
     if many := [int(o[1]) for o in said(r'image .* has (\d+) bands')]:
         photos = ImageReader(_USUAL_BANDS.get(max(many), (3, 2, 1)), image_reader.percentiles)
@@ -689,6 +760,13 @@ def _guessed(looks, given, ignore):
         if where and ignore is None:
             yield _spread(f"value {x}{tag}", where, total, f"it is taken for don't-care: if that is right, pass `ignore={given['ignore']}`, "
                                                            "else name it in `ids`", 'warning')
+    mixed = [[o for o in looks if o.colors and not o.values], [o for o in looks if o.values and not o.colors]]
+    if 'table' in given and all(mixed):
+        yield Finding('error', f"{len(mixed[0])} masks are in colours ({mixed[0][0].name} …) and {len(mixed[1])} hold numbers ({mixed[1][0].name} …), and nobody said which "
+                               "colour is which number: pass a class_dict.csv as `codes`, or `table={(r,g,b): id}`", [o.mask for o in mixed[1]])
+    if 'table' in given and given.get('tolerance'):
+        yield Finding('error', f"masks have {max(len(o.colors) for o in looks)} colours in a file: they are photos (are masks and images the other way round?), or were "
+                               f"antialiased or saved as JPEG; make them anew as PNG. The code below reads the nearest of the {len(given['table'])} commonest colours, a guess")
     yield Finding('note', "nobody said what the classes are called, so names are made up; put the right ones into the code below, or "
                           "into a codes.txt or class_dict.csv")
 
@@ -723,7 +801,8 @@ def _guess(looks, given):
     "Arguments of a reader with made-up names"
     values, colors = Counter(), Counter()
     for o in looks: values.update(o.values); colors.update(o.colors)
-    in_colors = [o for o in looks if o.colors and not o.values]
+    differ = any(_palettes_differ(looks))
+    in_colors = [o for o in looks if o.colors and (not o.values or differ and o.palette)]
     exact = [o for o in in_colors if len(o.colors) <= 64]
     if len(exact) > len(in_colors)/2:                                            # a few smoothed masks among good ones
         colors = Counter()
@@ -753,7 +832,7 @@ def _class_table(reader, counts, files):
 def _finish(src, given, cure, reader, looks, bad, size, image_reader, align):
     "The sentence, and whether it runs"
     smallest = min((min(o.size) for o in looks if o.size), default=None)
-    if smallest is None: return None, 'nothing can be loaded'
+    if smallest is None or len(bad) >= len(looks): return None, 'nothing can be loaded'
     step = first(o for o in (32, 8, 1) if smallest >= o)
     size = size or min(256, smallest//step*step)
     kw = {**given, **cure}

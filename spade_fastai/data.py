@@ -11,10 +11,10 @@ __all__ = ['Classes', 'AlignedMask', 'read_class_dict', 'read_classes', 'read_co
            'MaskReader', 'TensorInstance', 'PILInstance', 'PairPart', 'SpadeDL', 'SpadeMaskBlock', 'as_reader',
            'SpadeImageBlock', 'SpadeBlock', 'TensorStyle', 'PILStyle', 'open_style', 'as_style', 'SpadeStyleBlock',
            'InstanceReader', 'SpadeInstanceBlock', 'aerial_tfms', 'show_tiles', 'show_batch', 'show_results',
-           'SpadeItemList', 'SpadeDataLoaders']
+           'SpadeItemList', 'read_table', 'SpadeDataLoaders']
 
 # %% ../nbs/01_data.ipynb #c46966982
-import csv, io, json, os, re, shutil
+import csv, io, json, os, re, shutil, unicodedata
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -196,15 +196,22 @@ def read_class_dict(
 
 Classes = namedtuple('Classes', 'codes table ids colors', defaults=(None,)*3)
 
+def _text(path):
+    "What is written in a file"
+    try: return Path(path).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as e: raise ValueError(f"{path} is not UTF-8 text (byte {e.start} is {e.object[e.start]}); save it anew as UTF-8") from None
+
+def _separator(text): return max(',;\t', key=text.partition('\n')[0].count)
+
 def _class_rows(path):
     "`Classes` in a csv: names, colour table, and {index: id} where the indices do not count 0, 1, 2 …"
-    text = Path(path).read_text(encoding='utf-8-sig')
-    sep = max(',;\t', key=text.partition('\n')[0].count)
-    rows = list(csv.DictReader(io.StringIO(text, newline=''), skipinitialspace=True, delimiter=sep))
-    rows = [{k.strip().lower(): (v or '').strip() for k,v in r.items() if k} for r in rows]
+    text, short = _text(path), dict(red='r', green='g', blue='b')
+    rows = list(csv.DictReader(io.StringIO(text, newline=''), skipinitialspace=True, delimiter=_separator(text)))
+    rows = [{short.get(k.strip().lower(), k.strip().lower()): (v or '').strip() for k,v in r.items() if k} for r in rows]
     cols = list(rows[0]) if rows else []
     index = first(o for o in cols if o in ('index', 'value', 'pixel value', 'id', 'class_id', 'class'))
     name = first(o for o in ('name', *cols) if o in cols and o.endswith('name'))
+    if name is None and index == 'class' and not any(r['class'].isdigit() for r in rows): index = None      # these are names
     name = name or first(o for o in ('class', 'label') if o in cols and o != index)
     missing = [o for o in ('name', 'r', 'g', 'b') if o not in (cols if name is None else [*cols, 'name'])]
     if missing == ['r', 'g', 'b'] and index: missing = []             # values and names, no colours
@@ -228,7 +235,7 @@ def _id_of(name, names): return first(i for i,o in names.items() if o == name) i
 # %% ../nbs/01_data.ipynb #c80517267
 def _emd_classes(path):
     "`Classes` in ArcGIS' esri_model_definition.emd"
-    try: rows = [(int(o['Value']), str(o['Name']), o.get('Color')) for o in json.loads(Path(path).read_text(encoding='utf-8-sig'))['Classes']]
+    try: rows = [(int(o['Value']), str(o['Name']), o.get('Color')) for o in json.loads(_text(path))['Classes']]
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"cannot read the classes in {path} ({type(e).__name__}: {e}); it must have \"Classes\", each with "
                          f"Value and Name") from e
@@ -249,7 +256,7 @@ def read_classes(
                                 f"names as a list")
     kind = path.suffix.lower()
     if kind in ('.csv', '.emd', '.json'): return _class_rows(path) if kind == '.csv' else _emd_classes(path)
-    codes = [o.strip() for o in path.read_text(encoding='utf-8-sig').rstrip().splitlines()]
+    codes = [o.strip() for o in _text(path).rstrip().splitlines()]
     if rows := [m.groups() for o in codes if (m := re.match(r'([^#:]+):(\d+),(\d+),(\d+):', o))]:          # CVAT's labelmap.txt
         names = list(dict.fromkeys(o[0].strip() for o in rows))
         return Classes(names, {tuple(map(int, o[1:])): names.index(o[0].strip()) for o in rows})
@@ -335,7 +342,7 @@ def _unknown_ids(vals, counts, bad, n, ignored, name, values, nodata):
     if nodata in out:                       cure = f"the file calls {nodata} NoData: pass {dontcare}"
     elif values is not None:                cure = f"add {it} to `ids`, or pass {dontcare} if {means} don't-care"
     elif n == 2 and set(vals) <= {0, 255}:  cure = "a black and white mask: pass `ids={0: …, 255: …}` with the two names"
-    elif vals[0] > 0 and vals[-1] == n:
+    elif (mine := [v for v in vals if v not in ignored])[0] > 0 and mine[-1] == n:
         cure = f"the ids seem to count from 1: pass `ids=dict(enumerate(codes, 1))`, or {dontcare} if {means} don't-care"
     elif step > 1 and len(vals) > 2 and vals[0] >= 0 and vals[-1]//step < n and 255 not in out:
         cure = f"all are multiples of {step}: pass `ids={{0: …, {step}: …}}` with a name for each value"
@@ -577,10 +584,10 @@ def check_upright(im, name):
 # %% ../nbs/01_data.ipynb #c47912969
 _MASK_WORDS = set('mask masks label labels lbl lab gt seg segm segmentation annot annots annotation annotations ground truth '
                   'groundtruth gtfine gtcoarse '
-                  'labelids labeltrainids class classes classid lc lulc landcover cover labelhand segmentationclass'.split())
+                  'labelids labeltrainids class classes classid lc lulc landcover cover labelhand segmentationclass maske masken'.split())
 _INST_WORDS = set('inst insts instance instances instanceids segmentationobject'.split())
 _IMAGE_WORDS = set('img imgs image images photo photos picture pictures pic sat satellite rgb leftimg8bit input inputs jpegimages '
-                   'raw s2hand naip'.split())
+                   'raw s2hand naip bild bilder'.split())
 
 def name_parts(name, words=_MASK_WORDS | _IMAGE_WORDS | _INST_WORDS):
     "The words and numbers of a name, and between them what separates them; `mask7` are two"
@@ -618,10 +625,12 @@ def _no_lonely(pairs, masks, images, what):
 
 def partners(masks, images, what='image', key=None):
     "Pairs, masks without image, images without mask; bare stems where they find more partners than stems do"
+    keys = [key] if key else [lambda o: o.stem, lambda o: bare_stem(o.stem)]
+    if not key and min(len(masks), len(images)) > 1: keys.append({**_telling(masks), **_telling(images)}.get)
     best = None
-    for stem in [key] if key else [lambda o: o.stem, lambda o: bare_stem(o.stem)]:
+    for n,stem in enumerate(keys):
         for k in range(1 if key else 4):                              # as many folders as it takes to tell files apart
-            place = lambda o, stem=stem, k=k: '/'.join([*_places(o)[len(_places(o))-k:], stem(o)])
+            place = lambda o, stem=stem, k=k: unicodedata.normalize('NFC', '/'.join([*_places(o)[len(_places(o))-k:], stem(o)]))
             if all(len({place(o) for o in fs}) == len(fs) for fs in (masks, images)): break
         stem = place if k < 3 else lambda o, stem=stem: f'{o.parent.name}/{stem(o)}'
         try: mine, theirs = _unique(masks, stem, 'mask'), _unique(images, stem, what)
@@ -630,9 +639,19 @@ def partners(masks, images, what='image', key=None):
             break
         found = ([(m, theirs[k]) for k,m in mine.items() if k in theirs], [m for k,m in mine.items() if k not in theirs],
                  [i for k,i in theirs.items() if k not in mine])
-        if best is None or len(found[0]) > len(best[0]): best = found
+        if best is None or len(found[0]) > len(best[0]) and (n < 2 or not found[1] + found[2]): best = found
         if not best[1] and not best[2]: break
     return best
+
+def _telling(files):
+    "{file: its stem without the words that all begin or end with, numbers without zeros before them}"
+    names = [o.stem for o in files]
+    for words in (r'[^\W_]+|[\W_]+', r'\d+|[^\W\d_]+|[\W_]+'):                                          # first `s2` as one, then as two
+        parts = [re.findall(words, o) for o in names]
+        for at,rest in ((0, slice(1, None)), (-1, slice(None, -1))):
+            while all(len(p) > 1 for p in parts) and len({p[at] for p in parts}) == 1 and not parts[0][at].isdigit(): parts = [p[rest] for p in parts]
+        names = [''.join(p) for p in parts]
+    return {o: re.sub(r'(?<!\d)0+(?=\d)', '', n) for o,n in zip(files, names)}
 
 def _places(o):
     "The folders of a file, without words that only say what is in them"
@@ -1111,9 +1130,14 @@ def from_df(cls:SpadeItemList,
             raise ValueError(f"the table has no column {c!r} but {_some(df.columns, 9)}; name the columns with "
                              f"`mask_col=` and `image_col=`")
     if not len(df): raise ValueError("the table has no rows; give one row for each pair of mask and image")
-    masks, images = [Path(path)/masks/str(o) for o in df[mask_col]], [Path(path)/images/str(o) for o in df[image_col]]
+    masks, images = [[Path(path)/d/str(o).replace('\\', '/') for o in df[c]] for d,c in ((masks, mask_col), (images, image_col))]
     _missing(masks, 'mask'); _missing(images, 'image')
     return cls(masks, codes, path, table, ignore, images, df.reset_index(drop=True), ids, tolerance)
+
+def read_table(fn):
+    "A csv file, with commas, semicolons or tabs, as a `DataFrame`"
+    text = _text(fn)
+    return pd.read_csv(io.StringIO(text), sep=_separator(text), skipinitialspace=True).rename(columns=str.strip)
 
 @patch(cls_method=True)
 @delegates(SpadeItemList.from_df, but=['df', 'path'])
@@ -1123,7 +1147,7 @@ def from_csv(cls:SpadeItemList,
     **kwargs
 ):
     "The pairs that a csv file lists"
-    return cls.from_df(pd.read_csv(Path(path)/csv_fname), path, **kwargs)
+    return cls.from_df(read_table(Path(path)/csv_fname), path, **kwargs)
 
 # %% ../nbs/01_data.ipynb #c47217470
 def _where(o): return [i for i,x in enumerate(o) if x]

@@ -22,7 +22,7 @@ class NLayerDiscriminator(nn.Module):
         ni:int,                            # channels in: map and picture
         nf:int=64,                         # channels of the first layer
         n_layers:int=4,                    # layers before the one that makes the logits
-        norm=partial(base_norm, base='instance'),  # called with a channel count, for the middle layers
+        norm=partial(base_norm, base='instance'),  # called with a channel count, for the middle layers; `nn.Identity` for none
         weight_norm=spectral,              # wraps the convolutions of the middle layers
         other_norm=nn.Identity(),          # wraps the first and the last convolution; `spectral` is the paper's "everywhere"
         max_nf:int=512,                    # widths double up to here
@@ -33,7 +33,8 @@ class NLayerDiscriminator(nn.Module):
         layers = [nn.Sequential(other_norm(conv(ni, nf, stride=2)), act())]
         for i, (a, b) in enumerate(zip(widths, widths[1:]), 1):
             stride = 1 if i == n_layers - 1 else 2
-            layers.append(nn.Sequential(weight_norm(conv(a, b, stride=stride, bias=False)), norm(b), act()))
+            normed = norm(b)                    # takes a bias away again, so there is one only where nothing normalises
+            layers.append(nn.Sequential(weight_norm(conv(a, b, stride=stride, bias=isinstance(normed, nn.Identity))), normed, act()))
         self.layers = nn.ModuleList([*layers, other_norm(conv(widths[-1], 1, stride=1))])
 
     def forward(self, x:Tensor) -> list[Tensor]:

@@ -110,7 +110,9 @@ def state_dict(self:EMA) -> dict: return dict(avg=self.avg, raw=self.raw, n_upda
 @patch
 def load_state_dict(self:EMA, state:dict):
     "Take up `state`; the model's own weights must have been loaded before"
-    self.avg, self.raw, self.n_updates = state['avg'], state['raw'], state['n_updates']
+    device = next(self.learn.model.parameters()).device
+    self.avg, self.raw = ({k: v.to(device) for k, v in o.items()} if o else None for o in (state['avg'], state['raw']))
+    self.n_updates = state['n_updates']
     self._remember()
 
 # %% ../nbs/07a_ema.ipynb #c78947021
@@ -130,16 +132,6 @@ def _changed(self:EMA):
     ps = dict(self.learn.model.named_parameters())
     if self.raw is None: return self.written != [p._version for p in ps.values()]
     return not all(torch.equal(ps[k], v.to(ps[k].device)) for k, v in self.avg.items() if k in ps)
-
-@patch
-def state_dict(self:EMA) -> dict: return dict(avg=self.avg, raw=self.raw, n_updates=self.n_updates)
-
-@patch
-def load_state_dict(self:EMA, state:dict):
-    device = next(self.learn.model.parameters()).device
-    self.avg, self.raw = ({k: v.to(device) for k, v in o.items()} if o else None for o in (state['avg'], state['raw']))
-    self.n_updates = state['n_updates']
-    self._remember()
 
 @patch
 def _reestimate(self:EMA):

@@ -23,7 +23,7 @@ class ConvEncoder(nn.Module):
         nf:int=64,              # channels of the first layer; they double up to eight times that
         nz:int=256,             # length of mu and logvar
         size:int=256,           # pictures are resized to size×size (bilinear); a power of two from 8 on
-        base='instance',        # parameter-free norm after each convolution, see `base_norm`
+        base='instance',        # norm after each convolution, see `base_norm`; `nn.Identity` for none
         weight_norm=spectral,   # wraps the convolutions
         other_norm=nn.Identity(),  # wraps the linear layers; `spectral` for spectral norm everywhere
     ):
@@ -32,8 +32,9 @@ class ConvEncoder(nn.Module):
         if n < 1 or n != int(n): raise ValueError(f"size={size} must be a power of two from 8 on, so that halving it ends at 4×4")
         self.size, self.nz = size, nz
         widths = [3, *(nf*min(2**i, 8) for i in range(int(n)))]
-        self.layers = nn.ModuleList(nn.Sequential(weight_norm(nn.Conv2d(ni, no, 3, stride=2, padding=1, bias=False)), base_norm(no, base))
-                                    for ni, no in zip(widths, widths[1:]))
+        norms = [base_norm(no, base) for no in widths[1:]]   # one takes a bias away again, so there is a bias only where there is none
+        self.layers = nn.ModuleList(nn.Sequential(weight_norm(nn.Conv2d(ni, no, 3, stride=2, padding=1, bias=isinstance(norm, nn.Identity))), norm)
+                                    for ni, no, norm in zip(widths, widths[1:], norms))
         self.fc_mu, self.fc_var = (other_norm(nn.Linear(widths[-1]*16, nz)) for _ in range(2))
         init_weights(self)
 

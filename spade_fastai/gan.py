@@ -7,12 +7,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/gan.html.md"""
 # %% auto #0
 __all__ = ['GAN', 'resting', 'gan_splitter', 'gan_adam', 'PixelLoss', 'LossTerm', 'LossTerms', 'GANLearner', 'GANSwitcher',
            'BothOnEachBatch', 'FixedGANSwitcher', 'AdaptiveGANSwitcher', 'OnlyGenerator', 'by_batch', 'by_epoch',
-           'random_state_kept', 'SampleGrid', 'Accumulate', 'GANMixedPrecision']
+           'random_state_kept', 'SampleGrid', 'DataWait', 'Accumulate', 'ReuseFake', 'GANMixedPrecision']
 
 # %% ../nbs/07_gan.ipynb #c98253177
 import math, random
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 import numpy as np, matplotlib.pyplot as plt
 import torch
 from torch import nn, Tensor
@@ -21,6 +22,7 @@ from fastcore.all import IN_NOTEBOOK, L, delegates, patch
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.vision.all import Callback, CancelBackwardException, CancelStepException, Learner, Metric, OptimWrapper, ParamScheduler, TensorImage
 from .core import *
+from .folded import *
 from .losses import *
 from .encoder import *
 
@@ -55,10 +57,12 @@ class GAN(nn.Module):
     def fake(self, *xb) -> tuple[Tensor, dict]:
         "Pictures, and what the generator's loss needs besides them, by name"
         mask, instance, style = _sorted_out(xb)
-        if self.encoder is None or style is None: return self.generator(mask, **_given(z=style, instance=instance)), {}
+        learns = self.training or self.generator.training or torch.is_grad_enabled()
+        draw = self.generator if learns else for_drawing(self.generator)
+        if self.encoder is None or style is None: return draw(mask, **_given(z=style, instance=instance)), {}
         mu, logvar = self.encoder(style)
         z = reparameterize(mu, logvar) if self.training else mu
-        return self.generator(mask, **_given(z=z, instance=instance)), dict(mu=mu, logvar=logvar)
+        return draw(mask, **_given(z=z, instance=instance)), dict(mu=mu, logvar=logvar)
 
     def ask(self, pictures:Tensor, *xb):
         "What the critic says of `pictures` [k·B,3,H,W], k times the batch"
@@ -163,7 +167,7 @@ class GANLearner(Learner):
         if (model is None) == (generator is None or critic is None): raise ValueError("pass `generator` and `critic`, or a `model` that holds both")
         self.gen_loss_func = GeneratorLoss() if gen_loss_func is None else gen_loss_func
         self.crit_loss_func = CriticLoss() if crit_loss_func is None else crit_loss_func
-        self.weights, self.turns, self.terms, self.last_loss, log = dict(weights or {}), ('generator', 'critic'), {}, {}, LossTerms()
+        self.weights, self.turns, self.who, self.terms, self.last_loss, log = dict(weights or {}), ('generator', 'critic'), None, {}, {}, LossTerms()
         names = [*getattr(self.gen_loss_func, 'names', ['gen']), *getattr(self.crit_loss_func, 'names', ['crit'])]
         super().__init__(dls, GAN(generator, critic, encoder, augment) if model is None else model, PixelLoss() if loss_func is None else loss_func, opt_func, lr,
                          splitter=gan_splitter, cbs=[log, BothOnEachBatch() if switcher is None else switcher, *L(cbs)],
@@ -183,7 +187,8 @@ def _generator_terms(self:GANLearner, real:Tensor) -> dict:
 
 @patch
 def _critic_terms(self:GANLearner, real:Tensor) -> dict:
-    with torch.no_grad(): self.pred = self.model.fake(*self.xb)[0]
+    kept = self.reuse_fake.fakes if hasattr(self, 'reuse_fake') else []      # see `ReuseFake`
+    with torch.no_grad(): self.pred = kept.pop(0) if kept else self.model.fake(*self.xb)[0]
     fake_pred, real_pred = self.model.judge(self.pred, real, *self.xb)
     return self._weighted(self.crit_loss_func(fake_pred=fake_pred, real_pred=real_pred, output=self.pred, target=real,
                                               critic=lambda pictures: self.model.ask(pictures, *self.xb)), 'crit')
@@ -200,7 +205,7 @@ def _parts(self:GANLearner) -> list:
 def _turn(self:GANLearner, who:str, first:bool=True):
     "Train one network, 'generator' or 'critic', on this batch; the other rests"
     if who not in ('generator', 'critic'): raise ValueError(f"learn.turns has '{who}'; it must be a tuple of 'generator' and 'critic'")
-    gen = who == 'generator'
+    self.who, gen = who, who == 'generator'
     make_terms, loss_func = (self._generator_terms, self.gen_loss_func) if gen else (self._critic_terms, self.crit_loss_func)
     whole, terms, preds = (self.xb, self.yb), {}, []
     with resting(self.model.critic if gen else self.model.generator):
@@ -378,6 +383,16 @@ class SampleGrid(Callback):
         self.dls.valid.show_results(batch, TensorImage(fake.detach().float().cpu()), max_n=self.n)
         return plt.figure((set(plt.get_fignums()) - before or {plt.gcf().number}).pop())
 
+# %% ../nbs/07_gan.ipynb #84732276
+class DataWait(Callback):
+    "Seconds of training in all (`took`), and those in which it waited for data (`waited`)"
+    order, run_valid = 1001, False   # when all others are done with the batch
+    def before_fit(self): self.took, self.waited = 0., 0.
+    def before_train(self): self.began = self.idle = perf_counter()
+    def before_batch(self): self.waited += perf_counter() - self.idle
+    def after_batch(self): self.idle = perf_counter()
+    def after_train(self): self.took += perf_counter() - self.began
+
 # %% ../nbs/07_gan.ipynb #c81100147
 class Accumulate(Callback):
     "Trains each network on `n` batches of the data as if they were one, going through them one at a time"
@@ -395,6 +410,14 @@ class Accumulate(Callback):
         if not len(large): raise ValueError(f"{self.n} batches of {dl.bs} need {self.n*dl.bs} items, there are {dl.n}; pass a smaller n than Accumulate({self.n})")
         large.rng, self.learn.dl = dl.rng, large
     def after_train(self): self.dls.train.rng = self.learn.dl.rng   # the order goes on from here, with or without us
+
+# %% ../nbs/07_gan.ipynb #130c9511
+class ReuseFake(Callback):
+    "The critic judges the fakes of the generator's turn instead of fresh ones; not the official recipe"
+    run_valid = False
+    def before_batch(self): self.fakes = []
+    def after_pred(self):
+        if self.learn.who == 'generator': self.fakes.append(self.pred.detach())
 
 # %% ../nbs/07_gan.ipynb #c00273969
 class GANMixedPrecision(MixedPrecision):

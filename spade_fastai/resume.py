@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/resume.html.md"""
 __all__ = ['read_checkpoint', 'Checkpoint']
 
 # %% ../nbs/07b_resume.ipynb #c29721138
-import os, random, time, zipfile, zlib
+import os, random, time, warnings, zipfile, zlib
 from inspect import signature
 from itertools import islice
 from pathlib import Path
@@ -144,6 +144,14 @@ def _check_same(learn, state:dict, file):
     if bad := set(_with_memory(learn)) ^ set(state['callbacks']):
         raise ValueError(f"{file} is of a training with other callbacks: {', '.join(sorted(bad))} was there and is not now, or the reverse; pass the same, or another folder")
 
+# %% ../nbs/07b_resume.ipynb #107e68d5
+def _warn_of_threads(learn, state:dict, file):
+    "Say so where torch's number of threads forbids that the training goes on bit for bit"
+    now, on_cpu = torch.get_num_threads(), next(learn.model.parameters()).device.type == 'cpu'
+    if on_cpu and (then := state.get('threads', now)) != now:
+        warnings.warn(f"{file} was written by torch with {then} threads, there are {now} now, so sums will differ in their last bits; "
+                      f"to go on bit for bit, stop and call `torch.set_num_threads({then})` first")
+
 # %% ../nbs/07b_resume.ipynb #c49259818
 def _from_batch(
     dl,       # `DataLoader`, its random numbers as at the beginning of the epoch
@@ -211,6 +219,7 @@ class Checkpoint(Callback):
         if not self.files: return 0
         self.state = read_checkpoint(self.files[-1])
         _check_same(self.learn, self.state, self.files[-1])
+        _warn_of_threads(self.learn, self.state, self.files[-1])
         for dl in self.dls.loaders: getattr(dl, 'n_inp', None)        # fastai looks at an item to know; the training to go on with has done so
         self._restore(self.state['random'])
         if mbar := getattr(getattr(self.learn, 'progress', None), 'mbar', None): mbar.update(0)   # a bar must begin before it can jump
@@ -250,7 +259,7 @@ class Checkpoint(Callback):
         "Write where we are"
         ln = self.learn
         losses = {k: f.state_dict() for k in ('gen_loss_func', 'crit_loss_func') if isinstance(f := getattr(ln, k), nn.Module)}
-        state = dict(epoch=epoch, batch=batch, plan=self.plan, start=self.start, random=_random_state(ln), model=ln.model.state_dict(), opt=ln.opt.state_dict(), losses=losses,
+        state = dict(epoch=epoch, batch=batch, plan=self.plan, start=self.start, random=_random_state(ln), model=ln.model.state_dict(), opt=ln.opt.state_dict(), losses=losses, threads=torch.get_num_threads(),
                      learner={k: getattr(ln, k) for k in ('train_iter', 'pct_train', 'last_loss', 'smooth_loss') if hasattr(ln, k)},
                      scaler=ln.scaler.state_dict() if hasattr(ln, 'mixed_precision') else {}, callbacks={k: _memory(cb) for k, cb in _with_memory(ln).items()})
         _write(state, self.folder/f'batch_{self.train_iter:09d}.ckpt')

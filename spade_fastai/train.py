@@ -69,7 +69,7 @@ def load_data(
 
 def _as_options(text):
     "`ignore=255` in a message as one types it: `--ignore 255`"
-    return re.sub(f"`({'|'.join(signature(load_data).parameters)})=([^`]*)`", lambda m: f"`--{m[1]}`" if m[2] == 'True' else f"`--{m[1]} {m[2]}`", text)
+    return re.sub(f"`({'|'.join(signature(load_data).parameters)})=([^`]*)`", lambda m: f"`--{m[1]}`" if m[2] in ('', 'True') else f"`--{m[1]} {m[2]}`", text)
 
 def _by_table(table, path, masks, images, **kwargs):
     "The pairs and the split that a csv file lists"

@@ -48,5 +48,5 @@ def test_requirements_and_extras(info):
 def test_entry_points(info, dists):
     points = {o.name: o for o in info.entry_points}
     assert {k: (o.group, o.value) for k, o in points.items()} == {
-        'spade-train': ('console_scripts', 'spade_fastai.train:main'), 'spade_fastai': ('nbdev', 'spade_fastai._modidx:d')}
+        **{f'spade-{k}': ('console_scripts', f'spade_fastai.{v}:main') for k, v in dict(train='train', check='check_command', bench='bench').items()}, 'spade_fastai': ('nbdev', 'spade_fastai._modidx:d')}
     for o in points.values(): o.load()  # both lead to something
