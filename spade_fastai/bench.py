@@ -162,10 +162,10 @@ def draw(
     return Measured('draw', case, seconds, dict(classes=n_classes, size=list(size), pictures=styles or len(mask), gflop={k: v/1e9 for k, v in flops.items()}))
 
 def _monai_way(n_classes:int, nf:int, mask:Tensor):
-    "MONAI's SPADE decoder of the same widths, as a function that draws `mask`"
+    "MONAI's SPADE decoder of the same widths (it takes them last first), as a function that draws `mask`"
     try: from monai.networks.nets import SPADENet
     except ImportError as e: raise ValueError("MONAI is not installed: `pip install monai`, or leave it out with `--only`") from e
-    net = SPADENet(2, 1, 3, n_classes, list(mask.shape[-2:]), [16*nf, 8*nf, 4*nf, 2*nf, nf], is_vae=False).to(mask.device).eval()
+    net = SPADENet(2, 1, 3, n_classes, list(mask.shape[-2:]), [nf, 2*nf, 4*nf, 8*nf, 16*nf], is_vae=False).to(mask.device).eval()
     one_hot = OneHot(n_classes).to(mask.device)
     return lambda: net(one_hot(mask).seg)
 
@@ -215,7 +215,9 @@ def _memory_child(spec:dict):
     print(dumps(dict(before=before, peak=peak(), fixed=4*4*sum(p.numel() for p in step.gan.parameters())/2**20)))
 
 def _peak_rss() -> float:
-    "MB"
+    "MB. Linux hands the largest size of the program before `exec` on in `ru_maxrss`, so we read its own"
+    status = Path('/proc/self/status')
+    if status.exists(): return next(int(o.split()[1]) for o in status.read_text().splitlines() if o.startswith('VmHWM'))/2**10
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
 

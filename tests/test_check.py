@@ -1,4 +1,5 @@
 "What `check_masks` and `spade-check` say of folders with trouble, and that the code they print loads them as it says"
+import re, unicodedata
 import numpy as np, pytest, torch
 from pathlib import Path
 from PIL import Image
@@ -13,7 +14,7 @@ COLORS = np.array([(0, 0, 200), (0, 128, 0), (200, 200, 200)], dtype=np.uint8)
 
 def save(fn, a, **kw):
     fn.parent.mkdir(parents=True, exist_ok=True)
-    np.save(fn, a) if fn.suffix == '.npy' else Image.fromarray(a).save(fn, **kw)
+    np.save(fn, a) if fn.suffix == '.npy' else (a if isinstance(a, Image.Image) else Image.fromarray(a)).save(fn, **kw)
 
 def folder(path, masks, images=None, ext='.png', n=4, labels='labels', photos='images', suffix=''):
     "A data set of `n` pairs; `masks` and `images` are arrays, or functions of the number that give one"
@@ -39,6 +40,13 @@ grey = ids.astype(np.uint8)
 smooth = np.array(Image.fromarray(COLORS[ids].astype(np.uint8)).resize((96, 96), Image.BILINEAR).resize((48, 48), Image.BILINEAR))
 with_255 = np.where(ids == 2, 255, ids).astype(np.uint8)
 third = lambda a: lambda i: a if i == 2 else grey
+def own_palette(i):
+    "A palette picture whose indices only mean something beside its own palette, as Pillow's `quantize` makes them"
+    order = [(0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)][i]
+    im = Image.fromarray(np.argsort(order)[ids].astype(np.uint8)).convert('P')
+    im.putpalette(COLORS[list(order)].ravel().tolist())
+    return im
+see_through = np.dstack([COLORS[ids], np.where(ids == 2, 0, 255)]).astype(np.uint8)
 
 # name: (maker, keyword arguments of check_masks, what it says, the ids that its code gives)
 CASES = dict(
@@ -60,6 +68,17 @@ CASES = dict(
     train_and_val=(lambda p: folder(folder(p, grey, labels='train/masks', photos='train/images'), grey, labels='val/masks', photos='val/images'), dict(codes=CODES),
                    ["masks=('train/masks', 'val/masks')", '4 pairs for training, 4 held back'], ids),
     npy=(lambda p: folder(p, ids, ext='.npy'), dict(codes=CODES), ['masks 4 NPY'], ids),
+    counted_from_one_beside_zero=(lambda p: folder(p, grey), dict(codes=['land', 'road'], ignore=0), ['value 2', 'count from 1'], np.where(ids == 0, 2, ids - 1)),
+    own_palettes=(lambda p: folder(p, own_palette), {}, ['table={(0, 0, 200): 0, (0, 128, 0): 1, (200, 200, 200): 2}'], ids),
+    own_palettes_with_names=(lambda p: folder(p, own_palette), dict(codes=CODES), ['palettes differ: index 0 is colour (0, 0, 200) in 0.png', 'pass a class_dict.csv'], None),
+    colours_beside_numbers=(lambda p: folder(p, lambda i: grey if i == 2 else COLORS[ids]), {}, ['3 masks are in colours (0.png …) and 1 hold numbers (2.png …)', 'pass a class_dict.csv'], ids),
+    photos_for_masks=(lambda p: folder(p, lambda i: np.random.default_rng(i).integers(0, 256, (48, 48, 3)).astype(np.uint8), images=COLORS[ids]), {}, ['are masks and images the other way round?'], None),
+    see_through=(lambda p: folder(p, see_through), {}, ['no value in 768 pixels (transparent', 'pass `ignore=255`', 'table={(0, 0, 200): 0, (0, 128, 0): 1}'], ids),
+    npy_in_colours=(lambda p: folder(p, COLORS[ids], ext='.npy'), {}, ['table={(0, 0, 200): 0, (0, 128, 0): 1, (200, 200, 200): 2}'], ids),
+    one_class_only=(lambda p: folder(p, ids.astype(np.uint8)*0 + 1), dict(codes=CODES), ["all masks hold one class only, 'land'"], ids*0 + 1),
+    far_id_among_many_codes=(lambda p: folder(p, with_255), dict(codes=[f'c{i}' for i in range(300)]), ["value 255 is class 'c255' here", 'pass `ignore=255` if so'], np.where(ids == 2, 255, ids)),
+    test_set_beside=(lambda p: folder(folder(folder(p, grey, labels='train/masks', photos='train/images'), grey, labels='val/masks', photos='val/images'), grey, labels='test/masks', photos='test/images'),
+                     dict(codes=CODES), ['other picture files were not looked at: 4 in test/images, 4 in test/masks'], ids),
     deep_images=(lambda p: folder(p, grey, images=(ids*5000).astype(np.uint16)), dict(codes=CODES), ['more than 8 bits', 'image_reader=ImageReader(percentiles=(2, 98))', 'copies of others'], ids),
 )
 
@@ -126,9 +145,41 @@ def test_forms_of_folders_in_the_wild(tmp_path):
         if name in ('robo', 'love'): assert len(dls.valid_ds) == n//3
         assert ('only_pairs=True' in report.code) == (name == 'voc')
 
+def test_more_forms_of_folders(tmp_path):
+    "As labelme, SpaceNet, ISPRS, WorldCover and spreadsheets have them"
+    rng, de = np.random.default_rng(0), 'Stra\u00dfe K\u00f6ln'
+    vis = Image.fromarray(grey).convert('P'); vis.putpalette(COLORS.ravel().tolist())
+    tables = dict(semicolon=('image;mask;split', 'pics/x{i}.png;lbl/y{i}.png;{s}'), windows=('image_path,label_path', r'pics\x{i}.png,lbl\y{i}.png'), german=('Bild;Maske', 'pics/x{i}.png;lbl/y{i}.png'))
+    for i in range(12):
+        photo = rng.integers(0, 256, (48, 48, 3)).astype(np.uint8)
+        save(tmp_path/f'labelme/a{i}_json/img.png', photo); save(tmp_path/f'labelme/a{i}_json/label.png', vis); save(tmp_path/f'labelme/a{i}_json/label_viz.png', photo)
+        save(tmp_path/f'spacenet/PanSharpen/RGB-PanSharpen_AOI_2_img{i}.png', photo); save(tmp_path/f'spacenet/masks/mask_AOI_2_img{i}.png', grey)
+        save(tmp_path/f'isprs/top/top_area{i}.png', photo); save(tmp_path/f'isprs/gts/top_area{i}.png', grey); save(tmp_path/f'isprs/dsm/dsm_area_{i}.tif', photo[..., 0].astype(np.float32)/7)
+        save(tmp_path/f'worldcover/s2/s2_{i}.png', photo); save(tmp_path/f'worldcover/worldcover/worldcover_{i}.png', grey)
+        save(tmp_path/f'zeros/images/image_{i + 1}.png', photo); save(tmp_path/f'zeros/masks/mask_{i + 1:03}.png', grey)
+        save(tmp_path/f'mac/images/{unicodedata.normalize("NFD", de)} {i}.png', photo); save(tmp_path/f'mac/masks/{de} {i}.png', grey)
+        for name in tables: save(tmp_path/name/f'pics/x{i}.png', photo), save(tmp_path/name/f'lbl/y{i}.png', grey)
+    for name, (head, row) in tables.items():
+        (tmp_path/name/'pairs.csv').write_text('\n'.join([head, *(row.format(i=i, s='train' if i < 8 else 'val') for i in range(12))]))
+    for name in ('labelme', 'spacenet', 'isprs', 'worldcover', 'zeros', 'mac', *tables):
+        dls = load(check_masks(tmp_path/name, progress=False))
+        items = [*dls.train.items, *dls.valid.items]
+        assert len(items) == 12, name
+        for m, *_, i in items:
+            assert re.findall(r'\d+', str(m.relative_to(tmp_path)))[-1].lstrip('0') == re.findall(r'\d+', str(i.relative_to(tmp_path)))[-1].lstrip('0'), (m, i)
+            np.testing.assert_array_equal(np.array(dls.reader(m)), ids)
+        if name == 'semicolon': assert len(dls.valid_ds) == 4
+
+def test_ade20k_counted_from_zero(tmp_path):
+    for i, s in enumerate(('training', 'training', 'validation')):
+        save(tmp_path/f'images/{s}/{i}.jpg', np.zeros((48, 48, 3), np.uint8)); save(tmp_path/f'annotations/{s}/{i}.png', with_255)
+    report = check_masks(tmp_path, progress=False)
+    assert 'seem to count from 0 already' in ' '.join(str(report).split())
+    np.testing.assert_array_equal(first_ids(load(report)), np.where(ids == 2, 150, ids))
+
 def test_what_cannot_be_guessed_is_asked_for(tmp_path):
     for i in range(3): save(tmp_path/f'a/{i}.png', grey), save(tmp_path/f'b/{i}.png', grey)
-    with pytest.raises(ValueError, match='does not tell which files are masks .folders: a, b'): check_masks(tmp_path, progress=False)
+    with pytest.raises(ValueError, match='does not tell which files are masks; name folders .*there are the folders: a .3 files., b .3 files.'): check_masks(tmp_path, progress=False)
     with pytest.raises(ValueError, match='no picture files'): (tmp_path/'c').mkdir(), check_masks(tmp_path/'c', progress=False)
     with pytest.raises(FileNotFoundError, match='there is no folder'): check_masks(tmp_path/'d', progress=False)
 

@@ -277,6 +277,9 @@ refused('no codes at all', files(name=''), 'no codes.txt or class_dict.csv', 'pa
 refused('codes.txt against class_dict.csv', files(('codes.txt', 'land\nwater\nroad\n'), ('class_dict.csv', 'name,r,g,b\nwater,0,0,200\nland,0,128,0\nroad,200,200,200\n'), name='codes.txt'), 'name different classes or another order', '`codes=`', codes=None)
 read('class_dict.csv of Excel', files(('labels/a.png', rgb), ('labels/b.png', rgb*0 + COLORS[0].astype(np.uint8)), ('class_dict.csv', '\ufeffName;R;G;B\r\nwater;0;0;200\r\nland;0;128;0\r\nroad;200;200;200\r\n')), codes=None)
 read('class_dict.csv that counts from 1', files(('labels/a.png', grey8 + 1), ('labels/b.png', grey8*0 + 1), ('class_dict.csv', 'index,name,r,g,b\n1,water,0,0,200\n2,land,0,128,0\n3,road,200,200,200\n')), codes=None)
+read('class_dict.csv with red, green, blue', files(('labels/a.png', rgb), ('labels/b.png', rgb*0 + COLORS[0].astype(np.uint8)), ('class_dict.csv', 'class,red,green,blue\nwater,0,0,200\nland,0,128,0\nroad,200,200,200\n')), codes=None)
+refused('class_dict.csv that is not UTF-8', files(('class_dict.csv', 'name,r,g,b\nStra\xdfe,0,0,0\n'.encode('latin1')), name='class_dict.csv'), 'is not UTF-8 text', 'save it anew as UTF-8', codes=None)
+refused('counted from 1 beside 0 as don’t-care', save('a.png', (ids + 1).astype(np.uint8)), 'has id 3', 'count from 1', '`ids=dict(enumerate(codes, 1))`', ignore=0)
 refused('class_dict.csv with one colour twice', files(('class_dict.csv', 'name,r,g,b\nwater,0,0,0\nland,0,0,0\n'), name='class_dict.csv'), 'line 3', '(0, 0, 0) already belongs to class 0', codes=None)
 read('classes of ArcGIS', files(('labels/a.png', grey8*10), ('esri_model_definition.emd', json.dumps(dict(Classes=[dict(Value=10*i, Name=o, Color=[i, i, i]) for i, o in enumerate(CODES)])))), codes=None)
 

@@ -133,6 +133,58 @@ def test_encoder(kw, tmp_path):
     compare(net.double(), sd, lambda net, x: list(net(x)), lambda sd, train, x: list(ref.encoder(sd, x, train)), [torch.randn(2, 3, 50, 71)])
     written_back(net, sd, tmp_path)
 
+# The other norms of critic and encoder, built of torch's own layers and hooks: batch norm with weights, and none
+
+def their_layer(norm, conv):
+    bare = norm is None
+    c = torch.nn.utils.spectral_norm(conv(bias=bare))
+    return c if bare else torch.nn.Sequential(c, norm(c.out_channels))
+
+def their_critic(norm, nc, ndf=4):
+    conv, act = partial(torch.nn.Conv2d, kernel_size=4, padding=2), torch.nn.LeakyReLU(.2)
+    layers = [torch.nn.Sequential(conv(nc, ndf, stride=2), act), *(torch.nn.Sequential(their_layer(norm, partial(conv, ndf*2**i, ndf*2**(i + 1), stride=2 - i)), act) for i in range(2)),
+              torch.nn.Sequential(conv(4*ndf, 1, stride=1))]
+    net = torch.nn.Module()
+    net.discriminator_0 = torch.nn.Module()
+    for i, layer in enumerate(layers): net.discriminator_0.add_module(f'model{i}', layer)
+    return net, lambda x: [x := layer(x) for layer in layers]
+
+def their_encoder(norm, nf=2):
+    widths = [3, nf, 2*nf, 4*nf, *[8*nf]*3]
+    net = torch.nn.Module()
+    for i, (a, b) in enumerate(zip(widths, widths[1:]), 1): net.add_module(f'layer{i}', their_layer(norm, partial(torch.nn.Conv2d, a, b, 3, stride=2, padding=1)))
+    net.fc_mu, net.fc_var = (torch.nn.Linear(8*nf*16, 256) for _ in range(2))
+    def run(x):
+        for i in range(6): x = torch.nn.functional.leaky_relu(getattr(net, f'layer{i + 1}')(x), .2)
+        return [net.fc_mu(x.flatten(1)), net.fc_var(x.flatten(1))]
+    return net, run
+
+@pytest.mark.parametrize('norm', [torch.nn.BatchNorm2d, None, partial(torch.nn.InstanceNorm2d, affine=False)])
+@pytest.mark.parametrize('which', ['critic', 'encoder'])
+@pytest.mark.filterwarnings('ignore:`torch.nn.utils.spectral_norm`')
+def test_other_norms_of_critic_and_encoder(which, norm, tmp_path):
+    torch.manual_seed(0)
+    label, x = torch.randint(0, 3, (3, 32, 48)), torch.randn(3, 3, *((32, 48) if which == 'critic' else (256, 256)))
+    theirs, run = their_critic(norm, 6) if which == 'critic' else their_encoder(norm)
+    for k, v in (*theirs.named_parameters(), *theirs.named_buffers()):
+        if v.ndim == 1 and not k.endswith(('_u', '_v')): v.data = 1 + .3*torch.rand(v.shape)
+    seen = (torch.cat([ref.semantics(label, 3).float(), x], 1) if which == 'critic' else x).double()
+    theirs.double()
+    with torch.no_grad(): [run(seen) for _ in range(3)]
+    torch.save(start := {k: v.float() if v.is_floating_point() else v for k, v in theirs.state_dict().items()}, tmp_path/'net.pth')
+    for train in (False, True):
+        theirs.load_state_dict(start)
+        net = load_official(tmp_path/'net.pth').double().train(train)
+        theirs.train(train).zero_grad()
+        ours, want = net(x, label)[0] if which == 'critic' else net(x), run(seen)
+        for a, b in zip(ours, want, strict=True): close(a, b, 'output')
+        for outs in (ours, want): sum(o.sin().sum() for o in outs).backward()
+        names, params = official_keys(net), dict(theirs.named_parameters())
+        for k, p in net.named_parameters(): close(p.grad, params[names[k]].grad, k)
+        for k, v in theirs.state_dict().items(): close(dict(zip(names.values(), net.state_dict().values()))[k].double(), v.double(), k)
+    theirs.load_state_dict(torch.load(save_official(load_official(tmp_path/'net.pth'), tmp_path/'again.pth'), weights_only=True))
+    assert all(torch.equal(v.to(start[k].dtype), start[k]) for k, v in theirs.state_dict().items())
+
 # A whole step of both networks, with each adversarial loss
 
 @pytest.mark.parametrize('mode,loss', [('hinge', HingeLoss), ('ls', LeastSquaresLoss), ('original', OriginalLoss), ('w', WassersteinLoss)])
@@ -256,7 +308,9 @@ def test_only_what_the_official_code_can_build_is_written(tmp_path):
                       (SPADEGenerator(3, nf=1, norm=CBN), 'norm'), (SPADEGenerator(3, nf=1, start=partial(MapNoiseStart, nz=4)), 'start'),
                       (SPADEGenerator(3, nf=1, encode=ClassEmbed), 'encode'), (SPADEGenerator(3, nf=4, mults=(2, 1), ups=(1,)), 'layout'),
                       (MultiscaleDiscriminator(3, nf=2, scales=shared_net), 'scale'), (MultiscaleDiscriminator(3, nf=2, other_norm=spectral), 'spectral'),
-                      (MultiscaleDiscriminator(3, nf=2, net=partial(NLayerDiscriminator, norm=lambda nf: torch.nn.BatchNorm2d(nf))), 'norm'),
+                      (MultiscaleDiscriminator(3, nf=2, net=partial(NLayerDiscriminator, norm=lambda nf: torch.nn.BatchNorm2d(nf, affine=False))), 'norm'),
+                      (MultiscaleDiscriminator(3, nf=2, net=partial(NLayerDiscriminator, max_nf=4)), 'widths'), (ConvEncoder(nf=1, base='group'), 'norm'),
+                      (ConvEncoder(nf=1, base='batch'), 'norm'), (SPADEGenerator(3, nf=1, norm=partial(SPADE, base=torch.nn.BatchNorm2d)), 'norm'),
                       (ConvEncoder(nf=1, other_norm=spectral), 'spectral'), (ConvEncoder(nf=1, size=64), 'size'), (ConvEncoder(nf=1, nz=8), 'nz'),
                       (torch.nn.Linear(2, 2), 'Linear')]:
         with pytest.raises(ValueError, match=said): save_official(net, tmp_path/'x.pth')

@@ -1,5 +1,5 @@
 "A training that was stopped or killed goes on bit for bit: everything a checkpoint holds at the end is compared, in a new process"
-import os, random, signal, subprocess, sys, time
+import os, random, shutil, signal, subprocess, sys, time
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from functools import partial
 from pathlib import Path
@@ -239,6 +239,20 @@ def test_another_training(stopped):
         with pytest.raises(ValueError, match=message): fit(make(**kwargs), cbs=Checkpoint(stopped, resume=True))
     with pytest.raises(ValueError, match='batch_000000006.ckpt of an earlier training; pass `resume=True`'): one_cycle(make(), cbs=Checkpoint(stopped))
     assert len(list(stopped.iterdir())) == 2
+
+def test_another_number_of_threads(runs, stopped, recwarn):
+    "Is said with both numbers and the cure, and only then"
+    was, told = torch.get_num_threads(), lambda: [str(o.message) for o in recwarn if 'threads' in str(o.message)]
+    for n in (was, was + 1):
+        shutil.copytree(stopped, folder := stopped.with_name(f'{stopped.name}_{n}'))
+        try:
+            torch.set_num_threads(n)
+            one_cycle(make(seed=99), cbs=Checkpoint(folder, resume=True))
+        finally: torch.set_num_threads(was)
+        if n == was: assert not told() and not differ(last(runs/'middle'/'whole'), last(folder))
+    (message,) = told()
+    assert f'written by torch with {was} threads, there are {was + 1} now' in message and f'torch.set_num_threads({was})' in message
+    assert last(folder)['threads'] == was + 1
 
 def test_a_stop_within_a_batch_keeps_the_checkpoint_before(tmp_path):
     class Stop(Callback):
