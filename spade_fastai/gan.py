@@ -385,13 +385,14 @@ class SampleGrid(Callback):
 
 # %% ../nbs/07_gan.ipynb #84732276
 class DataWait(Callback):
-    "Seconds of training in all (`took`), and those in which it waited for data (`waited`)"
+    "Seconds that training batches took (`took`), and those of them in which it waited for data (`waited`)"
     order, run_valid = 1001, False   # when all others are done with the batch
     def before_fit(self): self.took, self.waited = 0., 0.
-    def before_train(self): self.began = self.idle = perf_counter()
+    def before_train(self): self.idle = perf_counter()
     def before_batch(self): self.waited += perf_counter() - self.idle
-    def after_batch(self): self.idle = perf_counter()
-    def after_train(self): self.took += perf_counter() - self.began
+    def after_batch(self):
+        end = perf_counter()
+        self.took, self.idle = self.took + end - self.idle, end
 
 # %% ../nbs/07_gan.ipynb #c81100147
 class Accumulate(Callback):

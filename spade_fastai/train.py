@@ -202,10 +202,10 @@ def train(
     learn = spade_learner(dls, presets[preset], sample_grid=None, cbs=EMA(), path=out)
     print(f"{len(dls.train_ds)} pictures to learn from, {len(dls.valid_ds)} held back, {dls.n_classes} classes, {size} pixels; preset {preset} on {device}")
     if epochs is None: epochs = math.ceil(1.5*60*minutes/seconds_per_epoch(learn))  # more than needed: the watch decides
-    watch, fit_start = StopWatch(minutes), time.time()
-    learn.fit(epochs, cbs=[SampleGrid(n=6, folder=out/'samples', show=False), CSVLogger(), watch])
+    watch, wait, fit_start = StopWatch(minutes), DataWait(), time.time()
+    learn.fit(epochs, cbs=[SampleGrid(n=6, folder=out/'samples', show=False), CSVLogger(), watch, wait])
     seconds = time.time() - fit_start
-    return leave_results(learn, out, args, dict(seconds=seconds, seconds_total=time.time() - start, stopped='by Ctrl-C' if watch.interrupted else 'by time' if watch.late else None))
+    return leave_results(learn, out, args, dict(seconds=seconds, seconds_total=time.time() - start, seconds_waiting_for_data=wait.waited, stopped='by Ctrl-C' if watch.interrupted else 'by time' if watch.late else None))
 
 def peak_memory(device) -> float:
     "Gigabytes that this process held at most on `device`; None where the system does not say"
