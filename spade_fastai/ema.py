@@ -8,6 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/ema.html.md"""
 __all__ = ['average_', 'ramp_up', 'reestimate', 'EMA']
 
 # %% ../nbs/07a_ema.ipynb #c70415480
+import math
 from copy import copy
 from itertools import islice
 import torch
@@ -61,10 +62,11 @@ class EMA(Callback):
     avg = raw = None               # the average; the ordinary weights, while the average is in their place
     def __init__(self,
         decay=ramp_up(),     # share of the old average: a number, or a function of the count of updates
-        n_batches:int=16,    # training batches that statistics are estimated from; 0: keep the averaged ones
+        n_batches:int=16,    # training batches whose pictures statistics are estimated from; 0: keep the averaged ones
+        at_least:int=16,     # pictures that are looked at together
     ):
         if not callable(decay) and not 0 <= decay < 1: raise ValueError(f"decay={decay} must be at least 0 and below 1; usual are .99 to .9999")
-        self.decay, self.n_batches, self.n_updates = decay, n_batches, 0
+        self.decay, self.n_batches, self.at_least, self.n_updates = decay, n_batches, at_least, 0
 
     @property
     def state(self) -> dict:
@@ -135,9 +137,10 @@ def _changed(self:EMA):
 
 @patch
 def _reestimate(self:EMA):
-    "On training batches as training draws them, without a trace in its random numbers"
-    view, n_inp = copy(self.learn.model), self.learn.dls.n_inp
+    "On training pictures as training draws them, in batches of `at_least` so many, without a trace in its random numbers"
+    view, n_inp, dl = copy(self.learn.model), self.learn.dls.n_inp, self.learn.dls.train
+    bs = min(max(dl.bs, self.at_least), dl.n)
     view._modules = {**view._modules, 'critic': nn.Identity()}         # the same networks, but for the critic
     with random_state_kept():
-        few = islice(self.learn.dls.train.new(num_workers=0), self.n_batches)
+        few = islice(dl.new(num_workers=0, bs=bs), math.ceil(self.n_batches*dl.bs/bs))
         reestimate(view, (self.learn._set_device(b[:n_inp]) for b in few))
