@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/official.html.md"""
 __all__ = ['official_key', 'official_keys', 'load_official', 'save_official']
 
 # %% ../nbs/10_official.ipynb #c42082398
-import inspect, re
+import inspect, re, zipfile
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -53,9 +53,16 @@ def _told(given, seen, what:str):
 
 def _encoding(nc:int, dontcare:bool, edges:bool) -> tuple:
     "Number of classes, and the encoder that makes `nc` channels of them"
-    n = nc - int(dontcare) - int(edges)
+    n = nc - bool(dontcare) - bool(edges)
     if n < 1: raise ValueError(f"the map has {nc} channels, too few for dontcare={dontcare}, edges={edges}")
-    return n, partial(OneHot, dontcare=dontcare, edges=edges)
+    return n, partial(OneHot, dontcare=bool(dontcare), edges=bool(edges))
+
+def _size(size) -> tuple|None:
+    "`size`, one number or (height, width), as (height, width)"
+    if size is None: return None
+    both = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(both) != 2 or not all(isinstance(o, int) and o > 0 for o in both): raise ValueError(f"size={size!r} must be (height, width) in whole pixels, or one number for a square")
+    return both
 
 def _generator(sd:dict, upsampling=None, size=None, base=None, dontcare=False, edges=False):
     fc, shared, most = sd['fc.weight'], sd['head_0.norm_0.mlp_shared.0.weight'], 'up_4.conv_0.bias' in sd
@@ -67,7 +74,7 @@ def _generator(sd:dict, upsampling=None, size=None, base=None, dontcare=False, e
     stats = 'head_0.norm_0.param_free_norm.running_mean' in sd
     base = 'sync' if base == 'sync' and stats else _told(base, 'batch' if stats else 'instance', 'base')      # on one device the same arithmetic
     n, encode = _encoding(shared.shape[1], dontcare, edges)
-    start = _start(fc, sd['fc.bias'].numel()//(16*nf), 2**sum(layout['ups']), (size, size) if isinstance(size, int) else size)
+    start = _start(fc, sd['fc.bias'].numel()//(16*nf), 2**sum(layout['ups']), _size(size))
     norm = partial(SPADE, base=base, ks=shared.shape[-1], hidden=shared.shape[0])
     return SPADEGenerator(n, nf=nf, **layout, norm=norm, encode=encode, start=start, weight_norm=spectral if 'head_0.conv_0.weight_orig' in sd else nn.Identity())
 
@@ -106,7 +113,9 @@ _marks = {'conv_img.weight': _generator, 'discriminator_0.model0.0.weight': _cri
 def _read_tensors(path:Path) -> dict:
     "The dict of tensors in a file of `torch.save`; nothing else is read"
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
-    try: sd = torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        if zipfile.is_zipfile(path) and (part := zipfile.ZipFile(path).testzip()): raise OSError(f"the checksum of {part} is wrong")     # torch does not look
+        sd = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
         raise ValueError(f"{path} is not a checkpoint of tensors, or is damaged ({type(e).__name__}: {next(iter(str(e).splitlines()), '')}); nothing in it was run") from e
     if not isinstance(sd, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in sd.items()):

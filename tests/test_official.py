@@ -245,6 +245,13 @@ def test_truncated(zipped, tmp_path):
         (tmp_path/'cut.pth').write_bytes(data[:n])
         with pytest.raises(ValueError, match='cut.pth.*damaged'): load_official(tmp_path/'cut.pth')
 
+def test_one_wrong_byte(tmp_path):
+    torch.save(ref.random_encoder(1), tmp_path/'E.pth')
+    data = bytearray((tmp_path/'E.pth').read_bytes())
+    data[len(data)//2] ^= 1
+    (tmp_path/'E.pth').write_bytes(data)
+    with pytest.raises(ValueError, match='E.pth is .* damaged .*checksum'): load_official(tmp_path/'E.pth')
+
 def broken_dicts():
     g, e, d = ref.random_generator(3, 1, hidden=4), ref.random_encoder(1), ref.random_discriminator(3, 2)
     without = lambda sd, *ks: {k: v for k, v in sd.items() if not k.startswith(ks)}
@@ -293,10 +300,12 @@ def test_hints(tmp_path):
                         ('vae.pth', dict(upsampling='normal'), 'size=\\(height, width\\)'), ('vae.pth', dict(upsampling='normal', size=(64, 64)), 'size=\\(height, width\\)'),
                         ('G.pth', dict(upsampling='normal', base='group'), 'base'), ('G.pth', dict(upsampling='normal', base='instance'), "tensors say 'batch'"),
                         ('E.pth', dict(upsampling='normal'), 'upsampling'),
-                        ('G.pth', dict(upsampling='normal', size=(4, 4)), 'size=\\(4, 4\\) is too small'), ('E.pth', dict(dontcare=True), 'dontcare means nothing')]:
+                        ('G.pth', dict(upsampling='normal', size=(4, 4)), 'size=\\(4, 4\\) is too small'), ('E.pth', dict(dontcare=True), 'dontcare means nothing'),
+                        *(('G.pth', dict(upsampling='normal', size=o), 'must be \\(height, width\\)') for o in ('64', (64,), (64, 64, 3), 64., (64, 0), -64))]:
         with pytest.raises(ValueError, match=said): load(f, **kw)
     assert load('G.pth', upsampling='normal').n_classes == 5
     assert load('G.pth', upsampling='normal', dontcare=True, edges=True).n_classes == 3
+    assert load('G.pth', upsampling='normal', dontcare=2).n_classes == 4
     assert load('most.pth', upsampling='most').scale == 128
     assert load('vae.pth', upsampling='normal', size=(64, 128)).start.size == (2, 4)
     assert load('G.pth', upsampling='normal', size=256).start.size is None
