@@ -73,7 +73,7 @@ def _as_options(text):
 
 def _by_table(table, path, masks, images, **kwargs):
     "The pairs and the split that a csv file lists"
-    df = pd.read_csv(table)
+    df = read_table(table)
     if 'split' not in df.columns: raise ValueError(f"{table} has no column 'split' but {', '.join(df.columns)}; it must have mask, image and split (train or val)")
     return SpadeDataLoaders.from_df(df, path, masks=masks, images=images, valid_col='split', train='train', valid=['val', 'valid'], **kwargs)
 
@@ -198,7 +198,8 @@ def train(
     if path is not None: dls = load_data(path, codes, size, bs, masks, images, split, values and (values[0] if len(values) == 1 else values), seed, device, workers, cure)
     out = new_folder(out)
     if path is None:
-        dls = load_data(make_landcover(out/'landcover', n=tiles, size=size, seed=seed), None, size, bs, device=device, seed=seed, workers=workers)
+        land = make_landcover(out/'landcover', n=tiles, size=size, seed=seed)                                 # ours: nothing to look for
+        dls = SpadeDataLoaders.from_folder(land, size=size, bs=bs, seed=seed, device=device, num_workers=workers)
     learn = spade_learner(dls, presets[preset], sample_grid=None, cbs=EMA(), path=out)
     print(f"{len(dls.train_ds)} pictures to learn from, {len(dls.valid_ds)} held back, {dls.n_classes} classes, {size} pixels; preset {preset} on {device}")
     if epochs is None: epochs = math.ceil(1.5*60*minutes/seconds_per_epoch(learn))  # more than needed: the watch decides
