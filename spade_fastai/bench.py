@@ -175,7 +175,7 @@ class Iteration:
     def __init__(self, generator:nn.Module, mask:Tensor, critic:dict=None, autocast=None):
         self.gan, self.mask, self.autocast = GAN(generator.train(), MultiscaleDiscriminator(generator.n_classes, **(critic or {})).to(mask.device)), mask, autocast
         self.real = torch.rand(len(mask), 3, *mask.shape[-2:], device=mask.device)*2 - 1
-        self.opt = {k: torch.optim.Adam(getattr(self.gan, k).parameters(), lr, betas=(0., .9)) for k, lr in dict(generator=1e-4, critic=4e-4).items()}
+        self.opt = {k: torch.optim.Adam(getattr(self.gan, k).parameters(), lr, betas=(0., .9), fused=True) for k, lr in dict(generator=1e-4, critic=4e-4).items()}
         self.loss = dict(generator=GeneratorLoss(), critic=CriticLoss())
 
     def __call__(self):

@@ -97,7 +97,7 @@ def gan_adam(
     eps:float=1e-8,      # added to the root of the second moment
 ) -> OptimWrapper:
     "torch's Adam with betas (0, 0.9) and no weight decay. (The paper's first version says 0.999; its authors corrected that.)"
-    opt = OptimWrapper(params, torch.optim.Adam, lr=0., betas=(float(mom), float(sqr_mom)), eps=eps)
+    opt = OptimWrapper(params, torch.optim.Adam, lr=0., betas=(float(mom), float(sqr_mom)), eps=eps, fused=True)  # one pass over the weights, not nine
     opt.set_hypers(lr=lr)
     return opt
 
