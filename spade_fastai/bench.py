@@ -207,7 +207,7 @@ def train(
 def _memory_child(spec:dict):
     device = torch.device(spec['device'])
     peak = _peak_rss if device.type == 'cpu' else lambda: torch.cuda.max_memory_allocated(device)/2**20
-    mask = bench_masks(spec['classes'], spec['pictures'], spec['size'], spec['masks'])[0].to(device)
+    mask = bench_masks(spec['like'] or spec['classes'], spec['pictures'], spec['size'], spec['masks'])[0].to(device) % spec['classes']
     before = peak()
     gen = generators(spec['classes'], spec['nf'], device)[spec['way']]
     step = Iteration(gen, mask, dict(nf=spec['nf']), getattr(torch, spec['autocast']) if spec['autocast'] else None)
@@ -230,9 +230,10 @@ def memory(
     device='cpu',            # 'cpu' or 'cuda'
     masks=None,              # as in `bench_masks`
     autocast:str=None,       # dtype of mixed precision
+    like:int=None,           # take the masks of so many classes, ids modulo `n_classes`
 ) -> dict:
     "Peak memory of training in MB, each way in a process of its own"
-    got, spec = {}, dict(classes=n_classes, pictures=pictures, size=size, nf=nf, device=str(device), masks=masks, autocast=autocast)
+    got, spec = {}, dict(classes=n_classes, pictures=pictures, size=size, nf=nf, device=str(device), masks=masks, autocast=autocast, like=like)
     for way in ('dense', 'fast'):
         p = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.bench import main; main()', '--child', dumps(dict(spec, way=way))], capture_output=True, text=True)
         if p.returncode: raise RuntimeError(f"measuring memory failed: {p.stderr[-500:]}")
@@ -262,22 +263,28 @@ def table(results:list) -> str:
     return '\n'.join(lines)
 
 def plot_results(results:list, file):
-    "Ratios of the drawing and training cases as bars, growth as lines"
+    "Ratios of the drawing and training cases as bars; how drawing, training and memory grow as lines"
     import matplotlib.pyplot as plt
     timed = [r for r in results if isinstance(r, Measured)]
-    grow = {k: [r for r in timed if r.section == k] for k in dict.fromkeys(r.section for r in timed if r.section.startswith('by '))}
-    bars = [r for r in timed if r.section not in grow]
-    fig, axs = plt.subplots(1, 1 + len(grow), figsize=(5 + 3*len(grow), 1 + .4*max(len(bars), 5)), squeeze=False)
+    bars, grown = [r for r in timed if 'by' not in r.extra], {}
+    for r in results:
+        section, extra, got = (r.section, r.extra, {k: r.median(k) for k in r.seconds}) if isinstance(r, Measured) else (r['section'], r, {k: v['peak'] for k, v in r.get('MB', {}).items()})
+        if 'by' in extra: grown.setdefault((section, extra['by']), {})[extra['at']] = got
+    rows, cols = ([*dict.fromkeys(o)] for o in (zip(*grown) if grown else ((), ())))
+    fig = plt.figure(figsize=(5 + 2.4*len(cols), max(1 + .3*len(bars), 2.2*len(rows), 2.5)), layout='constrained')
+    spec = fig.add_gridspec(max(len(rows), 1), 1 + len(cols), width_ratios=[1.6, *[1]*len(cols)])
+    ax = fig.add_subplot(spec[:, 0])
     for i, way in enumerate(('fast', 'folded')):
         have = [(j, r) for j, r in enumerate(bars) if way in r.seconds]
-        axs[0, 0].barh([j + .4*i for j, _ in have], [r.ratio(way, 'dense') for _, r in have], .38, label=way)
-    axs[0, 0].set_yticks([j + .2 for j in range(len(bars))], [r.case for r in bars], fontsize=7); axs[0, 0].invert_yaxis()
-    axs[0, 0].axvline(1, color='grey', lw=.8); axs[0, 0].set_xlabel('times faster than dense'); axs[0, 0].legend(fontsize=7)
-    for ax, (name, rs) in zip(axs[0, 1:], grow.items()):
-        for way in ('dense', 'folded'): ax.plot([r.extra['at'] for r in rs], [r.median(way) for r in rs], 'o-', label=way)
-        ax.set(xscale='log', yscale='log', title=name, ylabel='seconds'); ax.set_xticks([r.extra['at'] for r in rs], [str(r.extra['at']) for r in rs], fontsize=7); ax.minorticks_off(); ax.legend(fontsize=7)
-    fig.tight_layout()
-    fig.savefig(file, dpi=100)
+        ax.barh([j + .4*i for j, _ in have], [r.ratio(way, 'dense') for _, r in have], .38, label=way)
+    ax.set_yticks([j + .2 for j in range(len(bars))], [r.case for r in bars], fontsize=7); ax.invert_yaxis()
+    ax.axvline(1, color='grey', lw=.8); ax.set_xlabel('times faster than dense'); ax.legend(fontsize=7)
+    for (section, by), points in grown.items():
+        ax, at = fig.add_subplot(spec[rows.index(section), 1 + cols.index(by)]), [*points]
+        for way in next(iter(points.values())): ax.plot(at, [points[x][way] for x in at], 'o-', ms=3, label=way)
+        ax.set_title(f'{section}: {"MB" if section == "memory" else "seconds"} by {by}', fontsize=8); ax.set(xscale='log', ylim=(0, None))
+        ax.set_xticks(at, [str(x) for x in at], rotation=45); ax.minorticks_off(); ax.tick_params(labelsize=7); ax.legend(fontsize=6)
+    fig.savefig(file, dpi=90)
     plt.close(fig)
 
 def machine(device) -> str:
@@ -329,17 +336,22 @@ def bench(
             print(f'monai  left out: {e}')
     if 'train' in wanted:
         for tag, dtype in precisions.items():
-            for n in (13, 151): done(train(f'iteration, batch of {few//2 if cuda else 1}, {size}×{size}, {n} classes{tag}', n, take(n, few//2 if cuda else 1), nf, min(rounds, 3), dtype, dict(nf=nf)))
+            for k, n in sorted({(few, 13), (few, 151), (32, 13)} if cuda and not quick else {(1, 13), (1, 151), (few//2, 151)}):
+                done(train(f'iteration, batch of {k}, {size}×{size}, {n} classes{tag}', n, take(n, k), nf, min(rounds, 3 if cuda or k == 1 else 2), dtype, dict(nf=nf)))
     if 'memory' in wanted:
         for n in (13, 151): done(memory(f'training, batch of {few//2}, {size}×{size}, {n} classes', n, few//2, size, nf, device, masks))
     if 'growth' in wanted:
-        grow = dict(resolution=[(s, 13, 1, s) for s in ((32, 64, 128) if quick else (64, 128, 256, 512))], classes=[(n, n, 1, size) for n in (5, 13, 35, 151, 183)], batch=[(k, 13, k, size) for k in (1, 2, 4, 8)])
+        what = [k for k in ('draw', 'train', 'memory') if k in wanted] or ['draw', 'train', 'memory']
+        grow = dict(resolution=[(s, 13, 1, s) for s in ((64, 96, 128) if quick else (64, 128, 256, 512))], classes=[(n, n, 1, size) for n in (5, 13, 35, 151, 183)], batch=[(k, 13, k, size) for k in (1, 2, 4)])
         for by, cases in grow.items():
             for at, n, k, s in cases:
-                mask = bench_masks(13, k, s, masks)[0].to(device) % n                      # the same masks for any number of classes
-                r = draw(f'{by} {at}', n, mask, nf=nf, rounds=min(rounds, 3))
-                r.section, r.extra['at'] = f'by {by}', at
-                done(r)
+                case, place, mask = f'by {by}: {at}', dict(by=by, at=at), take(13, k, s) % n      # the same masks for any number of classes
+                for r in (draw(case, n, mask, nf=nf, rounds=min(rounds, 3)) if 'draw' in what else None,
+                          train(case, n, mask, nf, 1, critic=dict(nf=nf)) if 'train' in what else None):
+                    if r is not None:
+                        r.extra.update(place)
+                        done(r)
+                if 'memory' in what: done({**memory(case, n, k, s, nf, device, masks, like=13), **place})
     if 'tiny' in wanted:
         done(train('iteration of the preset `tiny`, 4 × 64×64', 13, bench_masks(13, 4, 64, 'built-in')[0].to(device), rounds=rounds, critic=tiny['critic'], **tiny['generator']))
     rates = {str(d).split('.')[1]: matrix_rate(device, d) for d in ((torch.float32, torch.bfloat16) if cuda else (torch.float32,))}
