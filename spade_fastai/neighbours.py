@@ -217,6 +217,7 @@ class _Modulate(Function):
         acc = torch.promote_types(x.dtype, torch.float32)
         grad_table, (grad_x, gx) = torch.zeros_like(table, dtype=acc), _like(x)
         sums = torch.zeros(2, *x.shape[:2], dtype=acc, device=x.device)                # of ĝ and of ĝ·x̂, for each picture and channel
+        apart = moments and not moments.batch and len(x) > 1                           # else the sums over rows will do
         for b, p in _pieces(x, 2*nf):
             rows, gp = ids[b, p], g[b, p]
             factor, add = F.embedding(rows, table).chunk(2, -1)
@@ -224,8 +225,9 @@ class _Modulate(Function):
             if ctx.slope != 1: gp = torch.where(torch.addcmul(add, xh, factor) > 0, gp, gp*ctx.slope)
             grad_table.index_add_(0, rows.flatten(), torch.cat([gp*xh, gp], -1).flatten(0, 1).to(acc))
             gh = torch.mul(gp, factor, out=gx[b, p])
-            if moments: sums[:, b] += torch.stack([gh.sum(1, dtype=acc), (gh*xh).sum(1, dtype=acc)])
+            if apart: sums[:, b] += torch.stack([gh.sum(1, dtype=acc), (gh*xh).sum(1, dtype=acc)])
         if moments:
+            if not apart: sums[:, 0] = (table[:, :nf].to(acc)*grad_table.unflatten(1, (2, nf)).movedim(1, 0).flip(0)).sum(1)
             m1, m2 = (moments.pool(s/pix.shape[1]).to(x.dtype)[:, None] for s in sums)
             r = moments.rstd.to(x.dtype)[:, None]
             for b, p in _pieces(x, 2*nf):

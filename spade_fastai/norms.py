@@ -174,9 +174,10 @@ def pays(near) -> bool:
     return near is not None and len(near.first) <= near.first.ids.numel()/2
 
 def cheaper(norm:SPADE, x:Tensor, cond:Cond, slope:float=1.) -> Tensor:
-    "`by_neighbours` where the mask has few distinct windows, else `dense`"
+    "`by_neighbours` where the mask has few distinct windows and there is enough to save, else `dense`"
     ours = type(norm).gamma_beta is SPADE.gamma_beta                                       # a subclass may compute something else
-    near = neighbours(cond.at(x.shape[-2:]), norm.mlp_shared[0].kernel_size[0]) if ours else None
+    much = 2*x.numel()*norm.mlp_gamma.weight[0].numel() > 2**28                            # multiplications; fewer take no longer than the search
+    near = neighbours(cond.at(x.shape[-2:]), norm.mlp_shared[0].kernel_size[0]) if ours and much else None
     return (by_neighbours if pays(near) else dense)(norm, x, cond, slope)
 
 @patch
