@@ -337,7 +337,7 @@ def bench(
     if 'train' in wanted:
         for tag, dtype in precisions.items():
             for k, n in sorted({(few, 13), (few, 151), (32, 13)} if cuda and not quick else {(1, 13), (1, 151), (few//2, 151)}):
-                done(train(f'iteration, batch of {k}, {size}×{size}, {n} classes{tag}', n, take(n, k), nf, min(rounds, 3 if cuda or k == 1 else 2), dtype, dict(nf=nf)))
+                done(train(f'iteration, batch of {k}, {size}×{size}, {n} classes{tag}', n, take(n, k), nf, min(rounds, 3), dtype, dict(nf=nf)))
     if 'memory' in wanted:
         for n in (13, 151): done(memory(f'training, batch of {few//2}, {size}×{size}, {n} classes', n, few//2, size, nf, device, masks))
     if 'growth' in wanted:
