@@ -175,7 +175,7 @@ class Iteration:
     def __init__(self, generator:nn.Module, mask:Tensor, critic:dict=None, autocast=None):
         self.gan, self.mask, self.autocast = GAN(generator.train(), MultiscaleDiscriminator(generator.n_classes, **(critic or {})).to(mask.device)), mask, autocast
         self.real = torch.rand(len(mask), 3, *mask.shape[-2:], device=mask.device)*2 - 1
-        self.opt = {k: torch.optim.Adam(getattr(self.gan, k).parameters(), lr, betas=(0., .9), fused=True) for k, lr in dict(generator=1e-4, critic=4e-4).items()}
+        self.opt = {k: gan_adam(getattr(self.gan, k).parameters(), lr) for k, lr in dict(generator=1e-4, critic=4e-4).items()}
         self.loss = dict(generator=GeneratorLoss(), critic=CriticLoss())
 
     def __call__(self):
@@ -341,16 +341,16 @@ def bench(
     if 'memory' in wanted:
         for n in (13, 151): done(memory(f'training, batch of {few//2}, {size}×{size}, {n} classes', n, few//2, size, nf, device, masks))
     if 'growth' in wanted:
-        what = [k for k in ('draw', 'train', 'memory') if k in wanted] or ['draw', 'train', 'memory']
+        what = {'draw', 'train', 'memory'} & set(wanted) or {'draw', 'train', 'memory'}
         grow = dict(resolution=[(s, 13, 1, s) for s in ((64, 96, 128) if quick else (64, 128, 256, 512))], classes=[(n, n, 1, size) for n in (5, 13, 35, 151, 183)], batch=[(k, 13, k, size) for k in (1, 2, 4)])
         for by, cases in grow.items():
             for at, n, k, s in cases:
                 case, place, mask = f'by {by}: {at}', dict(by=by, at=at), take(13, k, s) % n      # the same masks for any number of classes
-                for r in (draw(case, n, mask, nf=nf, rounds=min(rounds, 3)) if 'draw' in what else None,
-                          train(case, n, mask, nf, 1, critic=dict(nf=nf)) if 'train' in what else None):
-                    if r is not None:
-                        r.extra.update(place)
-                        done(r)
+                def placed(r):
+                    r.extra.update(place)
+                    return r
+                if 'draw' in what: done(placed(draw(case, n, mask, nf=nf, rounds=min(rounds, 3))))
+                if 'train' in what: done(placed(train(case, n, mask, nf, 1, critic=dict(nf=nf))))
                 if 'memory' in what: done({**memory(case, n, k, s, nf, device, masks, like=13), **place})
     if 'tiny' in wanted:
         done(train('iteration of the preset `tiny`, 4 × 64×64', 13, bench_masks(13, 4, 64, 'built-in')[0].to(device), rounds=rounds, critic=tiny['critic'], **tiny['generator']))

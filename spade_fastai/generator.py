@@ -22,12 +22,11 @@ from .norms import *
 class SmallMapConv(nn.Conv2d):
     "A Conv2d that is a matrix product where, on a CPU, its weights by far outnumber the pixels"
     def _conv_forward(self, x:Tensor, weight:Tensor, bias:Tensor|None) -> Tensor:
-        n, _, *size = x.shape
+        unfold = partial(F.unfold, kernel_size=self.kernel_size, padding=self.padding)
         simple = self.stride == (1, 1) and self.dilation == (1, 1) and self.groups == 1 and self.padding_mode == 'zeros'
         if x.device.type != 'cpu' or not simple or weight.numel() < 36*x.numel(): return super()._conv_forward(x, weight, bias)
-        pieces = remakable(F.unfold(x, self.kernel_size, padding=self.padding), partial(F.unfold, kernel_size=self.kernel_size, padding=self.padding), x)
-        y = remakable(weight.flatten(1), torch.flatten, weight, 1) @ pieces                   # [nf, ni·k²] [B, ni·k², H·W]
-        return (y if bias is None else y + bias[:, None]).unflatten(2, size)
+        y = remakable(weight.flatten(1), torch.flatten, weight, 1) @ remakable(unfold(x), unfold, x)       # [nf, ni·k²] [B, ni·k², H·W]
+        return (y if bias is None else y + bias[:, None]).unflatten(2, x.shape[2:])
 
 
 # %% ../nbs/03_generator.ipynb #c63719960
