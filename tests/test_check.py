@@ -3,10 +3,12 @@ import re, unicodedata
 import numpy as np, pytest, torch
 from pathlib import Path
 from PIL import Image
-from spade_fastai.check import *
-from spade_fastai.check_command import main
+from spade_fastai.data.check.report import *
+from spade_fastai.commands.check import main
 from spade_fastai.core import plain
-from spade_fastai.data import *
+from spade_fastai.data.images import *
+from spade_fastai.data.pairs import *
+from spade_fastai.data.items import *
 
 ids = np.kron(np.array([[0, 1, 2], [2, 1, 0], [0, 0, 2]]), np.ones((16, 16), dtype=int))     # 48x48
 CODES = ['water', 'land', 'road']
@@ -184,7 +186,7 @@ def test_what_cannot_be_guessed_is_asked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match='there is no folder'): check_masks(tmp_path/'d', progress=False)
 
 def test_quick_check_looks_once(tmp_path, monkeypatch):
-    import spade_fastai.check as check
+    import spade_fastai.data.check.report as check
     dls = SpadeDataLoaders.from_folder(folder(tmp_path/'d', grey), CODES, bs=2, item_tfms=[])
     quick_check(dls)
     monkeypatch.setattr(check, '_header', None)                       # a second look would fail

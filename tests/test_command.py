@@ -4,7 +4,7 @@ import numpy as np, pytest
 from PIL import Image
 from conftest import ROOT
 
-CMD = [sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.train import main; main()']
+CMD = [sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.commands.train import main; main()']
 SMALL = '--tiles 40 --size 32 --bs 4 --device cpu'.split()
 FILES = {'config.json', 'history.csv', 'losses.png', 'model.safetensors', 'report.json', 'samples', 'samples.png'}
 ENV = {**os.environ, 'PYTHONPATH': str(ROOT)}
@@ -40,14 +40,15 @@ def test_ctrl_c_saves_what_was_learned(tmp_path):
     said, _ = run.communicate(timeout=120)
     assert run.returncode == 0, said
     assert FILES <= {o.name for o in out.iterdir()} and report(out)['stopped'] == 'by Ctrl-C' and 'Traceback' not in said
-    from spade_fastai.learner import generate, load_spade
+    from spade_fastai.drawing import generate
+    from spade_fastai.saving import load_spade
     assert generate(load_spade(out/'model.safetensors'), np.zeros((32, 32), dtype=np.uint8)).size == (32, 32)
 
 @pytest.fixture
 def colours(tmp_path):
     "A user's folder: masks in colours, class_dict.csv, split.csv"
-    from spade_fastai.core import LANDCOVER_CODES, Palette
-    from spade_fastai.landcover import landcover_tile
+    from spade_fastai.palette import LANDCOVER_CODES, Palette
+    from spade_fastai.data.landcover import landcover_tile
     path, pal = tmp_path/'mine', Palette(LANDCOVER_CODES)
     for o in ('masks', 'images'): (path/o).mkdir(parents=True)
     rows = ['image,mask,split']
@@ -64,7 +65,7 @@ def test_a_folder_of_colour_masks(colours, tmp_path):
     run = spade_train('--path', colours, '--size', 32, '--bs', 4, '--epochs', 1, '--device', 'cpu', '--out', 'out', cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert '8 pictures to learn from, 3 held back, 13 classes' in run.stdout
-    from spade_fastai.learner import load_spade
+    from spade_fastai.saving import load_spade
     reader = load_spade(tmp_path/'out/model.safetensors').reader
     assert reader.codes[1] == 'Water' and reader.table[(0x22, 0x67, 0xa7)] == 1
 
@@ -103,9 +104,9 @@ WRONG = dict(                                                 # what is done to 
 
 @pytest.mark.parametrize('what', WRONG)
 def test_a_folder_with_a_fault(what, tmp_path):
-    from spade_fastai.data import SpadeDataLoaders
-    from spade_fastai.landcover import make_landcover
-    from spade_fastai.train import main
+    from spade_fastai.data.items import SpadeDataLoaders
+    from spade_fastai.data.landcover import make_landcover
+    from spade_fastai.commands.train import main
     path = make_landcover(tmp_path/'land', n=12, size=32)
     spoil, command, python = WRONG[what]
     spoil(path)
@@ -114,8 +115,8 @@ def test_a_folder_with_a_fault(what, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=python): SpadeDataLoaders.from_folder(path, size=32, bs=4)
 
 def test_a_fault_can_be_cured(tmp_path, capsys):
-    from spade_fastai.landcover import make_landcover
-    from spade_fastai.train import load_data
+    from spade_fastai.data.landcover import make_landcover
+    from spade_fastai.commands.train import load_data
     path = make_landcover(tmp_path/'land', n=12, size=32)
     for o in ('no_image', 'id', 'broken'): WRONG[o][0](path)
     dls = load_data(path, size=32, bs=4, device='cpu', cure=True)

@@ -10,11 +10,13 @@ from PIL import Image
 from fastai.vision.all import (
     Adam, Callback, CSVLogger, DataBlock, DataLoaders, EarlyStoppingCallback, GradientClip, Normalize, ProgressCallback, RandomSplitter,
     SaveModelCallback, ShowGraphCallback, TensorImage, TensorMask, TerminateOnNaNCallback, get_image_files, imagenet_stats, load_learner, noop)
-from spade_fastai.landcover import make_landcover
-from spade_fastai.data import SpadeBlock, SpadeDataLoaders, SpadeItemList
-from spade_fastai.norms import SPADE
-from spade_fastai.generator import MapNoiseStart, MapStart
-from spade_fastai.gan import Accumulate, AdaptiveGANSwitcher, FixedGANSwitcher, SampleGrid
+from spade_fastai.data.landcover import make_landcover
+from spade_fastai.data.block import SpadeBlock
+from spade_fastai.data.items import SpadeDataLoaders, SpadeItemList
+from spade_fastai.nets.norms import SPADE
+from spade_fastai.nets.starts import MapNoiseStart, MapStart
+from spade_fastai.train.switchers import AdaptiveGANSwitcher, FixedGANSwitcher
+from spade_fastai.train.callbacks import Accumulate, SampleGrid
 from spade_fastai.learner import spade_learner
 
 TOY = dict(generator=dict(nf=4, mults=(4, 2, 1), ups=(1, 1), norm=partial(SPADE, hidden=8)), critic=dict(nf=8, n_layers=2),

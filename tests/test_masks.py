@@ -3,7 +3,10 @@ import json, struct, zlib
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from spade_fastai.data import *
+from spade_fastai.data.classes import *
+from spade_fastai.data.images import *
+from spade_fastai.data.pairs import *
+from spade_fastai.data.items import *
 from spade_fastai.core import plain
 
 ids = np.array([[0, 1, 2, 0], [2, 1, 0, 1], [0, 0, 2, 2]])

@@ -4,11 +4,13 @@ from functools import partial
 import pytest, torch
 import reference as ref
 from spade_fastai.core import *
-from spade_fastai.norms import *
-from spade_fastai.generator import *
-from spade_fastai.discriminator import *
-from spade_fastai.encoder import *
-from spade_fastai.losses import *
+from spade_fastai.nets.norms import *
+from spade_fastai.nets.spectral import *
+from spade_fastai.nets.starts import *
+from spade_fastai.nets.generator import *
+from spade_fastai.nets.critic import *
+from spade_fastai.nets.encoder import *
+from spade_fastai.train.losses import *
 from spade_fastai.official import *
 
 def double(sd): return {k: v.double() if v.is_floating_point() else v.clone() for k, v in sd.items()}

@@ -4,13 +4,14 @@ import pytest, torch
 from safetensors.torch import load_file
 from fastai.vision.all import Callback, CancelValidException, DataLoader, DataLoaders, ProgressCallback, Recorder
 from spade_fastai.core import *
-from spade_fastai.norms import *
-from spade_fastai.generator import *
-from spade_fastai.discriminator import *
-from spade_fastai.encoder import *
-from spade_fastai.losses import *
-from spade_fastai.gan import *
-from spade_fastai.ema import *
+from spade_fastai.nets.norms import *
+from spade_fastai.nets.starts import *
+from spade_fastai.nets.generator import *
+from spade_fastai.nets.critic import *
+from spade_fastai.nets.encoder import *
+from spade_fastai.train.losses import *
+from spade_fastai.train.gan import *
+from spade_fastai.train.ema import *
 from spade_fastai.official import *
 from parity import Fixture
 

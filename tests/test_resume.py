@@ -8,16 +8,20 @@ from torch import nn
 from fastai.vision.all import (
     Adam, Callback, CancelFitException, CSVLogger, DataLoaders, EarlyStoppingCallback, ProgressCallback, ReduceLROnPlateau, SGD, TensorImage, TensorMask, aug_transforms, noop)
 from spade_fastai import resume
-from spade_fastai.landcover import make_landcover
-from spade_fastai.data import SpadeDataLoaders
-from spade_fastai.norms import SPADE
-from spade_fastai.generator import MapNoiseStart, SPADEGenerator
-from spade_fastai.discriminator import MultiscaleDiscriminator
-from spade_fastai.losses import CriticLoss
-from spade_fastai.small_data import DiffAugment, R1
-from spade_fastai.gan import Accumulate, AdaptiveGANSwitcher, FixedGANSwitcher, GANLearner
-from spade_fastai.ema import EMA
-from spade_fastai.resume import Checkpoint, read_checkpoint
+from spade_fastai.data.landcover import make_landcover
+from spade_fastai.data.items import SpadeDataLoaders
+from spade_fastai.nets.norms import SPADE
+from spade_fastai.nets.starts import MapNoiseStart
+from spade_fastai.nets.generator import SPADEGenerator
+from spade_fastai.nets.critic import MultiscaleDiscriminator
+from spade_fastai.train.losses import CriticLoss
+from spade_fastai.train.penalties import R1
+from spade_fastai.train.augment import DiffAugment
+from spade_fastai.train.switchers import AdaptiveGANSwitcher, FixedGANSwitcher
+from spade_fastai.train.gan import GANLearner
+from spade_fastai.train.callbacks import Accumulate
+from spade_fastai.train.ema import EMA
+from spade_fastai.train.resume import Checkpoint, read_checkpoint
 
 class Toy:
     "Masks and pictures, each changed by all three kinds of random numbers when it is loaded"

@@ -9,11 +9,12 @@ from rasterio.transform import Affine
 from rasterio.warp import reproject, transform as warp_points
 from rasterio.windows import Window
 from PIL import Image
-from spade_fastai.core import LANDCOVER_CODES, plain
-from spade_fastai.data import *
-from spade_fastai.landcover import landcover_tile
-from spade_fastai.raster import *
-from spade_fastai.scenes import *
+from spade_fastai.core import plain
+from spade_fastai.palette import LANDCOVER_CODES
+from spade_fastai.data.landcover import landcover_tile
+from spade_fastai.data.raster import *
+from spade_fastai.data.scenes import *
+from spade_fastai.data.chips import *
 
 @pytest.fixture(scope='module')
 def geo(shared): return shared/'data/geo'
@@ -154,7 +155,7 @@ def test_internal_mask_counts_as_nodata_and_alpha_does_not(tmp_path):
 
 def test_without_rasterio_the_message_names_the_extra(tmp_path):
     fn = write(tmp_path/'geo.tif', landcover_tile(5, 64)[0])
-    code = f"import sys; sys.modules['rasterio'] = None; from spade_fastai.raster import *; print(grid_of({str(tmp_path/'p.tif')!r}))\ntry: grid_of({str(fn)!r})\nexcept ImportError as e: print(e)"
+    code = f"import sys; sys.modules['rasterio'] = None; from spade_fastai.data.raster import *; print(grid_of({str(tmp_path/'p.tif')!r}))\ntry: grid_of({str(fn)!r})\nexcept ImportError as e: print(e)"
     Image.fromarray(landcover_tile(5, 64)[0]).save(tmp_path/'p.tif')
     out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent).stdout
     assert '64x64 pixels (width x height), no georeference' in out and f'{fn} needs rasterio: pip install "spade-fastai[geo]"' in out
@@ -329,9 +330,6 @@ def make_big(path, n):
 
 MEASURE = """
 import sys, time
-from spade_fastai.core import LANDCOVER_CODES
-from spade_fastai.data import *
-from spade_fastai.scenes import *
 rss = lambda: next(int(o.split()[1]) for o in open('/proc/self/status') if o.startswith('VmHWM'))/1024    # ru_maxrss would begin with the parent's
 before, t = rss(), time.time()
 tp = tile_pairs('image.tif', 'mask.tif', LANDCOVER_CODES, size=256)

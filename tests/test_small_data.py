@@ -4,12 +4,16 @@ from functools import partial
 import pytest, torch
 from fastai.vision.all import Callback, DataLoader, DataLoaders
 from spade_fastai.core import *
-from spade_fastai.norms import *
-from spade_fastai.generator import *
-from spade_fastai.discriminator import *
-from spade_fastai.losses import *
-from spade_fastai.small_data import *
-from spade_fastai.gan import *
+from spade_fastai.nets.norms import *
+from spade_fastai.nets.spectral import *
+from spade_fastai.nets.generator import *
+from spade_fastai.nets.critic import *
+from spade_fastai.train.losses import *
+from spade_fastai.train.penalties import *
+from spade_fastai.train.augment import *
+from spade_fastai.train.switchers import *
+from spade_fastai.train.gan import *
+from spade_fastai.train.schedule import *
 
 class Pairs(torch.utils.data.Dataset):
     def __init__(self, n=8, edges=False):

@@ -5,14 +5,18 @@ import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from torch import nn
 from PIL import Image
 from fastai.vision.all import CSVLogger, Callback, ProgressCallback, SaveModelCallback, aug_transforms, load_learner, noop
-from spade_fastai.landcover import make_landcover
-from spade_fastai.data import SpadeDataLoaders, TensorStyle
-from spade_fastai.norms import SPADE
-from spade_fastai.generator import MapNoiseStart, NoiseStart
-from spade_fastai.encoder import ConvEncoder
-from spade_fastai.gan import FixedGANSwitcher, SampleGrid
-from spade_fastai.ema import EMA
-from spade_fastai.learner import generate, load_gan, load_spade, paper, spade_learner
+from spade_fastai.data.landcover import make_landcover
+from spade_fastai.data.block import TensorStyle
+from spade_fastai.data.items import SpadeDataLoaders
+from spade_fastai.nets.norms import SPADE
+from spade_fastai.nets.starts import MapNoiseStart, NoiseStart
+from spade_fastai.nets.encoder import ConvEncoder
+from spade_fastai.train.switchers import FixedGANSwitcher
+from spade_fastai.train.callbacks import SampleGrid
+from spade_fastai.train.ema import EMA
+from spade_fastai.learner import paper, spade_learner
+from spade_fastai.drawing import generate
+from spade_fastai.saving import load_gan, load_spade
 
 TOY = dict(generator=dict(nf=4, mults=(4, 2, 1), ups=(1, 1), norm=partial(SPADE, hidden=8)), critic=dict(nf=8, n_layers=2),
            encoder=dict(nf=4, nz=6, size=16), z_start=MapNoiseStart, gen_loss={}, weights=dict(feat=10, kld=.05), lr=slice(5e-4, 2e-3))
