@@ -7,7 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/errors.html.md"""
 # %% auto #0
 __all__ = ['MaskError', 'MissingFile']
 
-# %% ../../nbs/lib/data/00_errors.ipynb #c077b8763
+# %% ../../nbs/lib/data/00_errors.ipynb #cd862f843
+import os
 from contextlib import contextmanager
 
 # %% ../../nbs/lib/data/00_errors.ipynb #cfaa86205
@@ -55,11 +56,11 @@ class MissingFile(FileNotFoundError, MaskError):
     "A file or folder that is not there"
     def __init__(self, msg:str, kind='missing', file=None, value=None): MaskError.__init__(self, msg, kind, file, value)
 
-# %% ../../nbs/lib/data/00_errors.ipynb #cf031dc60
+# %% ../../nbs/lib/data/00_errors.ipynb #cca587788
 @contextmanager
 def about(file):
-    "Errors inside are about `file`, where they name none"
+    "Errors inside are about `file`, if it is one and they name none"
     try: yield
     except MaskError as e:
-        if e.file is None: e.file = file
+        if e.file is None and isinstance(file, (str, os.PathLike)): e.file = file
         raise
