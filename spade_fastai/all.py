@@ -2,6 +2,7 @@
 from fastai.vision.all import *
 from .core import *
 from .palette import *
+from .data.errors import *
 from .data.landcover import *
 from .data.raster import *
 from .data.classes import *
