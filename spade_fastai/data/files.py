@@ -13,6 +13,8 @@ from collections import namedtuple
 import numpy as np
 from fastai.vision.all import Image, L, Path, first, get_files, image_extensions
 from .errors import *
+from .grids import *
+from .grids import nearest_pixels
 from .raster import *
 
 # %% ../../nbs/lib/data/02_files.ipynb #c1e4777c3

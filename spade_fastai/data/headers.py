@@ -14,6 +14,7 @@ import numpy as np
 from fastai.vision.all import Image, Path
 from .errors import *
 from .errors import about
+from .grids import *
 from .raster import *
 from spade_fastai.data.files import (AlignedMask, beyond_pillow, file_name, first_few, has_rasterio, is_deep, is_numpy,
     load_array, opened)

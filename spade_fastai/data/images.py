@@ -13,6 +13,7 @@ from torch import Tensor
 from fastai.vision.all import Image, PILImage, Path, Transform
 from .errors import *
 from .errors import about
+from .grids import *
 from .raster import *
 from .files import beyond_pillow, file_name, is_deep, is_numpy, load_array, opened
 

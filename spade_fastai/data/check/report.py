@@ -204,12 +204,12 @@ def _cure_eye(eye, looks):
         looks = eye(None)
     if _errors(looks, 'depth', of_image=True): eye.image_reader = ImageReader(r.bands, (2, 98))
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c796947831
-def _usual_cures(looks, reader):
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c2304800214
+def _usual_cures(looks, reader, aligned):
     "Options that some kinds of error ask for, where nobody has said them"
     kw = {}
     if any(o.lossy for o in looks) and not reader.tolerance: kw['tolerance'] = 60
-    without = _errors(looks, 'no_value') or _errors(looks, 'grid')             # what an image has beyond its mask
+    without = _errors(looks, 'no_value') or not aligned and _errors(looks, 'grid')    # where no mask covers an image
     if without and reader.ignore is None: kw['ignore'] = 255
     return kw
 
@@ -280,7 +280,7 @@ def _read(eye, src, codes, reading, progress):
     reader = MaskReader(**given)
     return eye(reader), reader, given, [*_guessed(looks, given, reading.get('ignore'))]
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c2301199385
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c241869182
 @delegates(MaskReader, but=['codes'])
 @delegates(source_of, keep=True)
 def check_masks(
@@ -301,7 +301,7 @@ def check_masks(
     eye = _Eye(evenly(src.used, limit), image_reader or ImageReader(), align)
     looks, reader, given, found = _read(eye, src, codes, kwargs, progress)
     more, cure = unnamed(looks, reader)
-    cure = {**_usual_cures(looks, reader), **cure}
+    cure = {**_usual_cures(looks, reader, align), **cure}
     found = [*src.found, *found, *grouped(looks), *more]
     bad, was = _not_loadable(looks), (eye.image_reader, eye.align)
     found += _cure_eye(eye, looks)
