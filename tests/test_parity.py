@@ -13,6 +13,7 @@ from spade_fastai.train.losses import *
 from spade_fastai.train.gan import *
 from spade_fastai.train.ema import *
 from spade_fastai.official import *
+from spade_fastai.official import official_key
 from parity import Fixture
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Chips cut from scenes of any size, rare classes first, and validation on land that training never saw
+"""Windows of scenes of any size, as pictures and as checked class ids, on one grid
 
 Docs: https://spade-fastai.github.io/spade_fastai/lib/data/scenes.html.md"""
 
@@ -12,125 +12,182 @@ import math, os, re, warnings
 from collections import OrderedDict, namedtuple
 from copy import copy
 import numpy as np
-from fastai.vision.all import Image, Path, delegates, patch
+from fastai.vision.all import Image, Path, delegates
+from .errors import *
+from .grids import *
+from .grids import as_grid, to_crs
 from .raster import *
-from .files import *
-from .files import NO_VALUE, _some
-from .classes import *
-from .images import *
-from .pairs import *
+from .files import NO_VALUE, first_few, picture_files
+from .classes import find_codes
+from .images import check_upright, open_image
+from .pairs import pair_by_stem
 from .block import *
+from .block import as_reader
 
-# %% ../../nbs/lib/data/10_scenes.ipynb #c97461449
+# %% ../../nbs/lib/data/10_scenes.ipynb #c15612551
+def boxes_of(
+    grids,    # of each scene
+    chips,    # [n,5] or a list of `Chip`
+) -> tuple:   # [n], the land that each chip lies on; [n,4], its y0, x0, y1, x1 there
+    "Where chips lie, in pixels of the first scene with a georeference, or of their own scene"
+    chips, first_geo = np.array(chips, dtype=np.int64).reshape(-1, 5), {}
+    land = np.array([first_geo.setdefault(bool(g.crs), i) if g.geo else i for i,g in enumerate(grids)])
+    box = np.zeros((len(chips), 4))
+    for i in np.unique(chips[:, 0]):
+        mine, g, f = chips[:, 0] == i, grids[i], grids[land[i]]
+        y, x, h, w = chips[mine, 1:].T
+        px, py = np.stack([x, x + w, x, x + w]), np.stack([y, y, y + h, y + h])
+        if i != land[i]: px, py = f.pixels(*to_crs(g.crs, f.crs, *g.ground(px, py)))
+        box[mine] = np.stack([py.min(0), px.min(0), py.max(0), px.max(0)], 1)
+    return land[chips[:, 0]], box
+
+# %% ../../nbs/lib/data/10_scenes.ipynb #c15683747
 Chip = namedtuple('Chip', 'scene y x h w')       # number of the scene, and a window of it in pixels of the image
 
-def _files(o) -> list:
+# %% ../../nbs/lib/data/10_scenes.ipynb #c51928743
+def first_file(o): return o[0] if isinstance(o, (list, tuple)) else o.fns[0] if isinstance(o, Raster) else o
+
+def scene_name(o):
+    "What errors call the scene `o`: a file, several band files or a `Raster`"
+    return str(o) if isinstance(o, (str, Path, Raster)) else first_few(o)
+
+def scene_files(o) -> list:
     "Rasters, files or lists of band files from one of them, a list of them, or a folder"
-    if isinstance(o, (Raster, str, Path)): return picture_files(o) if not isinstance(o, Raster) and Path(o).is_dir() else [o]
+    if isinstance(o, Raster): return [o]
+    if isinstance(o, (str, Path)): return picture_files(o) if Path(o).is_dir() else [o]
     return list(o)
 
-def _name_of(o): return str(o) if isinstance(o, (str, Path, Raster)) else _some(o)
+def scene_pairs(masks, images) -> list:
+    "Pairs of mask and image: those of two folders by stem, those of lists by order"
+    ms, ims = scene_files(masks), scene_files(images)
+    if all(isinstance(o, (str, Path)) and Path(o).is_dir() for o in (masks, images)): return pair_by_stem(ms, ims)
+    if len(ms) == len(ims) > 0: return list(zip(ms, ims, strict=True))
+    named = lambda o: first_few([*map(scene_name, o)])
+    raise MaskError(f"{len(ms)} masks ({named(ms)}) and {len(ims)} images ({named(ims)}); lists are paired in order, "
+                    "so they must be equally long; pass two folders to pair files by name", 'lonely')
 
+# %% ../../nbs/lib/data/10_scenes.ipynb #c1911120
+def as_scene(o, **kwargs):
+    "`o` as a `Raster` where it can be one, else as the path of a photo"
+    return open_raster(o, **kwargs) if isinstance(o, Raster) or is_raster(first_file(o)) else Path(o)
+
+def check_photo(fn):
+    "Raises an error if an image file that is not a raster has more than 8 bits, or asks to be turned"
+    if fn.suffix.lower() == '.npy': deep = np.load(fn, mmap_mode='r').dtype != np.uint8
+    else:
+        with Image.open(fn) as im:
+            check_upright(im, f'image {fn}')
+            deep = im.mode[0] in 'IF' or ';16' in str(im.tile)
+    if deep:
+        raise MaskError(f"image {fn} has more than 8 bits a channel; save it as TIFF (`tiled_copies` does), whose "
+                        "bands are scaled by percentiles", 'depth', fn)
+
+class Decoded:
+    "Decoded files, kept as long as there is room"
+    def __init__(self, mb): self.mb, self.kept = mb, OrderedDict()
+    def __getstate__(self): return dict(mb=self.mb, kept=OrderedDict())
+    def __call__(self, fn, opener):
+        "Array that `opener(fn)` gives, as long as the file does not change"
+        key = str(fn), os.stat(fn).st_mtime_ns
+        if key not in self.kept:
+            self.kept[key] = np.array(opener(fn))
+            size = lambda: sum(o.nbytes for o in self.kept.values())
+            while len(self.kept) > 1 and size() > self.mb << 20: self.kept.popitem(last=False)
+        self.kept.move_to_end(key)
+        return self.kept[key]
+
+# %% ../../nbs/lib/data/10_scenes.ipynb #c73582484
+def with_nodata(reader, masks, images, partly):
+    "`reader`, with don't-care switched on if pixels may be missing; a tagged value that has a name is a class"
+    tags = set()
+    for m in masks:
+        if not isinstance(m, Raster) or m.nodata is None or m.nodata != m.nodata: continue
+        try: m.tagged = int(np.array(reader(np.array([[m.nodata]])))[0, 0]) == reader.n_classes
+        except ValueError: tags.add(int(m.nodata))
+    missing = tags or partly or any(isinstance(o, Raster) and o.may_miss for o in images)
+    if not missing or reader.ignore is not None: return reader
+    reader = copy(reader)
+    reader.ignore = NO_VALUE if not tags else tags.pop() if len(tags) == 1 else sorted(tags)
+    return reader
+
+# %% ../../nbs/lib/data/10_scenes.ipynb #c82665608
+def chip_ids(reader, mask, data, c):
+    "Checked ids of the pixels `data` [h,w,C] of the raster `mask`, which is the window `c` of it"
+    one = data.shape[-1] == 1
+    if one and mask.palette and reader.table:
+        o = Image.fromarray(data[..., 0])
+        o.putpalette([v for i in range(256) for v in mask.palette.get(i, (0, 0, 0))])
+    elif one: o = data[..., 0]
+    elif data.shape[-1] == 3 and data.dtype == np.uint8: o = data
+    else:
+        raise MaskError(f"mask {mask} has {data.shape[-1]} bands of {data.dtype}; pass one band of ids as "
+                        "`Raster(file, bands=1)`, or colours as three bands of uint8",
+                        'bands', first_file(mask), data.shape[-1])
+    try: return np.array(reader(o))
+    except MaskError as e:
+        said = re.sub(r'mask of type \w+', lambda _: f'mask {mask}', str(e))
+        place = f"(in the window row {c.y}, column {c.x}, {c.h} x {c.w})"
+        raise MaskError(f"{said} {place}", e.kind, first_file(mask), e.value) from None
+
+# %% ../../nbs/lib/data/10_scenes.ipynb #c97461449
 @delegates(MaskReader, but=['codes'])
 class Scenes:
     "Pairs of scene and mask, read by windows: [h,w,3] uint8 pictures and [h,w] class ids, don't-care as `n_classes`"
     def __init__(self,
         images,           # folder, file or list of files; a list within the list is one scene, a file a band
         masks,            # the same for the masks; two folders are paired by stem, lists by order
-        codes=None,       # class names, a file with them, or a `MaskReader`; default: the file beside the masks or above
+        codes=None,       # class names, their file, or a `MaskReader`; default: the file beside the masks or above
         bands=None,       # bands of the images, such as (4,3,2)
-        scale=None,       # `Scale` for images of more than 8 bits, or a function that finds it for a `Raster`; default: `fit_scale`
+        scale=None,       # `Scale` for images of more than 8 bits, or a function that finds it; default: `fit_scale`
         cache_mb:int=512, # decoded PNG and JPEG files kept by each process, in MB
         **kwargs
     ):
-        pairs = pair_by_stem(_files(masks), _files(images)) if _both_folders(masks, images) else list(zip(*_equally_many(_files(masks), _files(images))))
-        if codes is None and not kwargs.get('ids'): codes = find_codes(Path(_first_file(pairs[0][0])).parent)
-        as_raster = lambda o, **kw: o if isinstance(o, Raster) else open_raster(o, **kw) if is_raster(_first_file(o)) else Path(o)
-        self.masks, self.images = [as_raster(m) for m,_ in pairs], [as_raster(i, bands=bands, scale=scale) for _,i in pairs]
-        self.grids, self.cache, self.cache_mb = [as_grid(o) for o in self.images], OrderedDict(), cache_mb
-        shares = [check_grids(m, g, (str(m), str(i))) for m,g,i in zip(self.masks, self.grids, self.images)]
-        self.reader = self._with_nodata(as_reader(codes, **kwargs), min(shares) < 1)
+        pairs = scene_pairs(masks, images)
+        if codes is None and not kwargs.get('ids'): codes = find_codes(Path(first_file(pairs[0][0])).parent)
+        self.masks = [as_scene(m) for m,_ in pairs]
+        self.images = [as_scene(i, bands=bands, scale=scale) for _,i in pairs]
+        self.grids, self.whole = [as_grid(o) for o in self.images], Decoded(cache_mb)
+        shares = [check_grids(m, i) for m,i in zip(self.masks, self.images, strict=True)]
+        self.reader = with_nodata(as_reader(codes, **kwargs), self.masks, self.images, min(shares) < 1)
         for o in self.masks:
             if isinstance(o, Raster): o.check_lossless()
-        for o in self.images: o.depth8 or o.fitted() if isinstance(o, Raster) else _check_photo(o)
-        self._warn_of_whole_files()
-
-    def _with_nodata(self, reader, partly):
-        "The reader, with don't-care switched on if pixels may be missing; a tagged value that has a name is a class"
-        tags = set()
-        for m in self.masks:
-            if not isinstance(m, Raster) or m.nodata is None or m.nodata != m.nodata: continue
-            try: m.tagged = int(np.array(reader(np.array([[m.nodata]])))[0, 0]) == reader.n_classes
-            except ValueError: tags.add(int(m.nodata))
-        missing = partly or any(isinstance(o, Raster) and o.may_miss for o in self.images)
-        if reader.ignore is None and (tags or missing):
-            reader = copy(reader)
-            reader.ignore = NO_VALUE if not tags else tags.pop() if len(tags) == 1 else sorted(tags)
-        return reader
-
-    def _warn_of_whole_files(self):
-        whole = math.ceil(sum(n*g.height*g.width for os,n in ((self.images, 3), (self.masks, 1)) for o,g in zip(os, self.grids) if not isinstance(o, Raster))/2**20)
-        if whole > self.cache_mb:
-            warnings.warn(f"PNG and JPEG scenes cannot be read by windows: decoded they have {whole} MB, and each process keeps {self.cache_mb} MB, so files are "
-                          f"decoded again and again; pass cache_mb={whole} if the memory allows it, or write tiled copies once with `tiled_copies`")
+        for o in self.images: (o.depth8 or o.fitted()) if isinstance(o, Raster) else check_photo(o)
+        warn_of_whole_files(self)
 
     def __len__(self): return len(self.grids)
-    def __getstate__(self): return {**self.__dict__, 'cache': OrderedDict()}
+    def boxes(self, chips) -> tuple: return boxes_of(self.grids, chips)
 
-    def _whole(self, fn, opener):
-        "Decoded file `fn`, kept as long as there is room"
-        key = str(fn), os.stat(fn).st_mtime_ns
-        if key not in self.cache:
-            self.cache[key] = np.array(opener(fn))
-            while len(self.cache) > 1 and sum(o.nbytes for o in self.cache.values()) > self.cache_mb << 20: self.cache.popitem(last=False)
-        self.cache.move_to_end(key)
-        return self.cache[key]
+    def picture(self, c:Chip) -> np.ndarray:
+        "[h,w,3] uint8"
+        image = self.images[c.scene]
+        if isinstance(image, Raster): return image.image(c[1:])
+        return self.whole(image, open_image)[c.y:c.y+c.h, c.x:c.x+c.w]
 
-# %% ../../nbs/lib/data/10_scenes.ipynb #c43142705
-@patch
-def picture(self:Scenes, c:Chip) -> np.ndarray:
-    "[h,w,3] uint8"
-    image = self.images[c.scene]
-    return image.image(c[1:]) if isinstance(image, Raster) else self._whole(image, open_image)[c.y:c.y+c.h, c.x:c.x+c.w]
+    def labels(self, c:Chip) -> np.ndarray:
+        "[h,w] class ids, checked; don't-care and NoData are `n_classes`"
+        return chip_labels(self, c)
 
-@patch
-def labels(self:Scenes, c:Chip) -> np.ndarray:
-    "[h,w] class ids, checked; don't-care and NoData are `n_classes`"
-    mask, image, n = self.masks[c.scene], self.images[c.scene], self.reader.n_classes
-    if not isinstance(mask, Raster): ids, valid = self._whole(mask, self.reader)[c.y:c.y+c.h, c.x:c.x+c.w], None
+# %% ../../nbs/lib/data/10_scenes.ipynb #c63005371
+def warn_of_whole_files(scenes):
+    "Warns if photos do not fit in the memory granted to decoded files"
+    photo_bytes = lambda os, n: sum(n*g.height*g.width for o,g in zip(os, scenes.grids, strict=True)
+                                    if not isinstance(o, Raster))
+    need, mb = math.ceil((photo_bytes(scenes.images, 3) + photo_bytes(scenes.masks, 1))/2**20), scenes.whole.mb
+    if need <= mb: return
+    warnings.warn(f"PNG and JPEG scenes cannot be read by windows: decoded they have {need} MB, and each process keeps "
+                  f"{mb} MB, so files are decoded again and again; pass cache_mb={need} if the memory allows it, or "
+                  "write tiled copies once with `tiled_copies`")
+
+def chip_labels(scenes, c):
+    "Class ids [h,w] of a chip; `n_classes` where mask or image have no value"
+    mask, image, n = scenes.masks[c.scene], scenes.images[c.scene], scenes.reader.n_classes
+    if not isinstance(mask, Raster): ids, valid = scenes.whole(mask, scenes.reader)[c.y:c.y+c.h, c.x:c.x+c.w], None
     else:
-        data, valid = mask.read(c[1:], self.grids[c.scene])
+        data, valid = mask.read(c[1:], scenes.grids[c.scene])
         if not valid.any(): return np.full(valid.shape, n)
-        ids = self._ids(mask, data if valid.all() else np.where(valid[..., None], data, data[valid][0]), c)
+        if not valid.all(): data = np.where(valid[..., None], data, data[valid][0])        # any id that there is
+        ids = chip_ids(scenes.reader, mask, data, c)
     if isinstance(image, Raster) and image.may_miss:
         seen = image.read(c[1:], bands=image.rgb)[1]
         valid = seen if valid is None else seen & valid
     return ids if valid is None or valid.all() else np.where(valid, ids, n)
-
-@patch
-def _ids(self:Scenes, mask, data, c):
-    "Checked ids of the pixels `data` [h,w,C] of a raster"
-    if data.shape[-1] == 1 and mask.palette and self.reader.table:
-        o = Image.fromarray(data[..., 0]); o.putpalette([v for i in range(256) for v in mask.palette.get(i, (0, 0, 0))])
-    elif data.shape[-1] == 1: o = data[..., 0]
-    elif data.shape[-1] == 3 and data.dtype == np.uint8: o = data
-    else: raise ValueError(f"mask {mask} has {data.shape[-1]} bands of {data.dtype}; pass one band of ids as `Raster(file, bands=1)`, or colours as three bands of uint8")
-    try: return np.array(self.reader(o))
-    except ValueError as e: raise ValueError(re.sub(r'mask of type \w+', f'mask {mask}', str(e)) + f" (in the window row {c.y}, column {c.x}, {c.h} x {c.w})") from None
-
-# %% ../../nbs/lib/data/10_scenes.ipynb #c51928743
-def _first_file(o): return o[0] if isinstance(o, (list, tuple)) else o.fns[0] if isinstance(o, Raster) else o
-def _both_folders(*os): return all(isinstance(o, (str, Path)) and Path(o).is_dir() for o in os)
-
-def _check_photo(fn):
-    "Raises ValueError if an image file that is not a raster has more than 8 bits, or asks to be turned"
-    if fn.suffix.lower() == '.npy': deep = np.load(fn, mmap_mode='r').dtype != np.uint8
-    else:
-        with Image.open(fn) as im: deep = im.mode[0] in 'IF' or not check_upright(im, f'image {fn}') and ';16' in str(im.tile)
-    if deep: raise ValueError(f"image {fn} has more than 8 bits a channel; save it as TIFF (`tiled_copies` does), whose bands are scaled by percentiles")
-
-def _equally_many(masks, images):
-    if len(masks) != len(images) or not masks:
-        raise ValueError(f"{len(masks)} masks ({_some([*map(_name_of, masks)])}) and {len(images)} images ({_some([*map(_name_of, images)])}); lists are paired in "
-                         "order, so they must be equally long; pass two folders to pair files by name")
-    return masks, images
