@@ -351,8 +351,8 @@ BIG = int(os.environ.get('SPADE_BIG_SCENE', 7000))
 def make_big(path, n):
     "Image and mask of n x n pixels, written block by block"
     lands = [landcover_tile([7, i], 512) for i in range(3)]
-    kw = dict(driver='GTiff', mode='w', height=n, width=n, dtype='uint8',
-              **tiles(512, 512, compress='deflate', zlevel=1), crs='EPSG:32618', transform=Affine(1, 0, 350_000, 0, -1, 4_300_000))
+    kw = dict(driver='GTiff', mode='w', height=n, width=n, dtype='uint8', crs='EPSG:32618',
+              **tiles(512, 512, compress='deflate', zlevel=1), transform=Affine(1, 0, 350_000, 0, -1, 4_300_000))
     with (rasterio.open(path/'mask.tif', count=1, **kw) as m,
           rasterio.open(path/'image.tif', count=3, photometric='rgb', **kw) as im):
         for y in range(0, n, 512):
