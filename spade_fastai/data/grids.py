@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from PIL import Image
+from .errors import *
 
 # %% ../../nbs/lib/data/01_grids.ipynb #c82489752
 def need_rasterio(fn):
@@ -41,12 +42,12 @@ def opened_raster(fn, keep=16):
     rio, fn, here = need_rasterio(fn), Path(fn), opened_here
     if getattr(here, 'pid', None) != os.getpid(): here.pid, here.files = os.getpid(), OrderedDict()
     try: key = str(fn), os.stat(fn).st_mtime_ns
-    except FileNotFoundError: raise FileNotFoundError(f"there is no file {fn}") from None
+    except FileNotFoundError: raise MissingFile(f"there is no file {fn}", file=fn) from None
     if key not in here.files:
         try:
             with placeless(rio): here.files[key] = rio.open(fn)
         except rio.errors.RasterioIOError as e:
-            raise ValueError(f"cannot read {fn}: {e}; replace the file or take it out") from e
+            raise MaskError(f"cannot read {fn}: {e}; replace the file or take it out", 'unreadable', fn) from e
         while len(here.files) > keep: here.files.popitem(last=False)[1].close()
     here.files.move_to_end(key)
     return here.files[key]
@@ -112,12 +113,12 @@ def photo_grid(fn):
     try:
         if Path(fn).suffix.lower() == '.npy': return Grid(*np.load(fn, mmap_mode='r').shape[:2])
         with Image.open(fn) as im: return Grid(im.height, im.width)
-    except FileNotFoundError: raise FileNotFoundError(f"there is no file {fn}") from None
+    except FileNotFoundError: raise MissingFile(f"there is no file {fn}", file=fn) from None
     except (OSError, SyntaxError, ValueError) as e:
-        raise ValueError(f"cannot read {fn}: {e}; replace the file or take it out") from e
+        raise MaskError(f"cannot read {fn}: {e}; replace the file or take it out", 'unreadable', fn) from e
     except Image.DecompressionBombError:
-        raise ValueError(f"{fn} is too large to be decoded whole; write a tiled copy of it: "
-                         f"`tiled_copies(['{fn}'], folder)`") from None
+        raise MaskError(f"{fn} is too large to be decoded whole; write a tiled copy of it: "
+                        f"`tiled_copies(['{fn}'], folder)`", 'unreadable', fn) from None
 
 # %% ../../nbs/lib/data/01_grids.ipynb #c10608139
 def crs_equal(a, b):
@@ -189,11 +190,11 @@ def check_grids(
     names = names or ['' if isinstance(o, Grid) else str(o) for o in (mask, image)]
     both = f"mask {names[0]} has {m}; image {names[1]} has {i}"
     if not (m.geo and i.geo):
-        raise ValueError(f"{both}. Without a georeference in both files only equal sizes can be paired: resample one "
-                         "to the pixels of the other, or pair the mask with its own image")
+        raise MaskError(f"{both}. Without a georeference in both files only equal sizes can be paired: resample one "
+                        "to the pixels of the other, or pair the mask with its own image", 'grid')
     if bool(m.crs) != bool(i.crs):
-        raise ValueError(f"{both}. One of them does not say its coordinate system: add it "
-                         "(rio edit-info --crs EPSG:… FILE)")
+        raise MaskError(f"{both}. One of them does not say its coordinate system: add it "
+                        "(rio edit-info --crs EPSG:… FILE)", 'grid')
     share = coverage(m, i)
-    if not share: raise ValueError(f"{both}. They do not overlap: pair the mask with the image of the same place")
+    if not share: raise MaskError(f"{both}. They do not overlap: pair the mask with the image of the same place", 'grid')
     return share

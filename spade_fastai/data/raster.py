@@ -11,6 +11,7 @@ __all__ = ['Scale', 'fit_scale', 'Raster', 'open_raster', 'tiled_copies']
 import os
 from pathlib import Path
 import numpy as np
+from .errors import *
 from .grids import *
 from .grids import as_grid, gdal_env, nearest_pixels, need_rasterio, opened_raster, placeless
 
@@ -65,7 +66,7 @@ class RasterHeader:
         self.may_miss = (any(o is not None for o in self.nodatas) or any(o.startswith('float') for o in self.dtypes)
                          or any(has_mask(o) for o in every('mask_flag_enums')))
         if any(o.startswith('complex') for o in self.dtypes):
-            raise ValueError(f"{self} holds complex numbers; save magnitudes instead")
+            raise MaskError(f"{self} holds complex numbers; save magnitudes instead", 'number', self.fns[0])
 
     count  = property(lambda self: len(self.where))
     size   = property(lambda self: self.grid.size)
@@ -105,8 +106,8 @@ def read_stored(raster, window, bands):
             idx = [raster.where[b-1][1] for b in mine]
             try: a = ds.read(idx, window=win)
             except rio.errors.RasterioIOError as e:
-                raise ValueError(f"cannot read {fn} at row {y}, column {x}: {e}; the file is damaged, "
-                                 "replace it") from e
+                raise MaskError(f"cannot read {fn} at row {y}, column {x}: {e}; the file is damaged, "
+                                "replace it", 'unreadable', fn) from e
             data.update(zip(mine, a, strict=True))
             for i,band in zip(idx, a, strict=True): valid |= valid_pixels(ds, i, band, win, raster.tagged)
     return np.stack([data[b] for b in bands], -1), valid
@@ -150,15 +151,19 @@ class StoredRaster(RasterHeader):
 def stored_ids(raster, data, valid, fill):
     "The one stored band `data` [h,w,1] as ids [h,w] int32, with `fill` where they are not `valid`"
     if data.shape[-1] > 1:
-        raise ValueError(f"mask {raster} has {data.shape[-1]} bands; say which one holds the ids: bands=1")
+        n, said = data.shape[-1], "say which one holds the ids: bands=1"
+        raise MaskError(f"mask {raster} has {n} bands; {said}", 'bands', raster.fns[0], n)
     if not valid.all() and (fill is None or fill != fill):
-        raise ValueError(f"mask {raster} has no value in {(~valid).sum()} of {valid.size} pixels (outside of the mask, "
-                         "or NaN); pass `fill=`, the id that means don't-care")
+        n = int((~valid).sum())
+        raise MaskError(f"mask {raster} has no value in {n} of {valid.size} pixels (outside of the mask, or NaN); pass "
+                        "`fill=`, the id that means don't-care", 'no_value', raster.fns[0], n)
     a = np.where(valid, data[..., 0], np.zeros((), data.dtype))
     if a.dtype.kind == 'f' and (odd := a[a != np.rint(a)]).size:
-        raise ValueError(f"mask {raster} holds fractions such as {odd[0]:g}, not class ids; save ids as whole numbers")
+        said = f"holds fractions such as {odd[0]:g}, not class ids; save ids as whole numbers"
+        raise MaskError(f"mask {raster} {said}", 'number', raster.fns[0], float(odd[0]))
     if a.size and (a.min() < -2**31 or a.max() >= 2**31):
-        raise ValueError(f"mask {raster} holds the id {a.max()}, beyond 32 bits; renumber the classes")
+        said = f"holds the id {a.max()}, beyond 32 bits; renumber the classes"
+        raise MaskError(f"mask {raster} {said}", 'number', raster.fns[0], int(a.max()))
     return a.astype(np.int32) if valid.all() else np.where(valid, a.astype(np.int32), np.int32(fill))
 
 # %% ../../nbs/lib/data/01b_raster.ipynb #c76790897
@@ -170,8 +175,8 @@ def picture_bands(raster):
     else: bands = [names.index(o) + 1 for o in ('red', 'green', 'blue') if o in names]
     if len(bands) in (1, 3): return bands
     chosen = f'of which {raster.bands} were chosen' if raster.bands else 'not named'
-    raise ValueError(f"image {raster} has {raster.count} bands, {chosen}; "
-                     "say which are red, green and blue, such as bands=(4,3,2), or one for grey")
+    raise MaskError(f"image {raster} has {raster.count} bands, {chosen}; say which are red, green and blue, such as "
+                    "bands=(4,3,2), or one for grey", 'bands', raster.fns[0], raster.count)
 
 def stored_picture(raster, data, valid):
     "Stored bands `data` [h,w,C] as colours [h,w,3] uint8, black where they are not `valid`"
@@ -221,8 +226,8 @@ class Raster(StoredRaster):
     def check_lossless(self):
         "Raises ValueError if a mask is compressed as JPEG"
         if self.lossy:
-            raise ValueError(f"mask {self} is compressed as JPEG, which changes ids around every edge; "
-                             "save masks with deflate or LZW compression")
+            raise MaskError(f"mask {self} is compressed as JPEG, which changes ids around every edge; save masks "
+                            "with deflate or LZW compression", 'lossy', self.fns[0], 'JPEG')
 
     def ids(self,
         window=None,     # (row, column, height, width); default: all of it
