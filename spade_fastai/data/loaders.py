@@ -17,6 +17,7 @@ from .splits import *
 from .readers import *
 from .readers import share
 from .items import *
+from .chips import SceneLoaders
 from .items import BatchList, LOADER_KEYWORDS
 
 # %% ../../nbs/lib/data/09a_loaders.ipynb #c63869489
@@ -56,7 +57,7 @@ def folder_pairs(path, masks, images, only_pairs, skip):
     parts = [pairs_in(path, m, i, skip=skip, lonely=only_pairs) for m,i in zip(masks, images, strict=True)]
     return [o[0] for o in parts] if only_pairs else parts
 
-class FolderLoaders(DataLoaders):
+class FolderLoaders(SceneLoaders):
     "`DataLoaders` of masks and images in folders"
     @classmethod
     @delegates(all_steps)
