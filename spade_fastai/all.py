@@ -18,7 +18,6 @@ from .data.scenes import *
 from .data.areas import *
 from .data.chips import *
 from .data.items import *
-from .data.loaders import *
 from .data.layouts import *
 from .data.check.look import *
 from .data.check.cures import *

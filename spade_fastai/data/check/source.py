@@ -18,7 +18,8 @@ from ..classes import find_codes
 from ..pairs import pairs_in, partners_in
 from ..layouts import find_layout, official_name, please_name, role_of, words_of
 from ..block import MaskReader
-from ..items import SpadeItemList, read_table
+from ..lists import read_table
+from ..items import SpadeItemList
 from .cures import Sentence
 from .findings import Finding
 
