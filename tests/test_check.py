@@ -9,6 +9,7 @@ from spade_fastai.data.errors import *
 from spade_fastai.data.images import *
 from spade_fastai.data.pairs import bare_stem
 from spade_fastai.data.items import *
+from spade_fastai.data.loaders import *
 
 ids = np.kron(np.array([[0, 1, 2], [2, 1, 0], [0, 0, 2]]), np.ones((16, 16), dtype=int))     # 48x48
 CODES = ['water', 'land', 'road']
