@@ -9,6 +9,7 @@ from .data.classes import *
 from .data.masks import *
 from .data.images import *
 from .data.pairs import *
+from .data.splits import *
 from .data.block import *
 from .data.show import *
 from .data.items import *

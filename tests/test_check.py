@@ -1,6 +1,6 @@
 "What `check_masks` and `spade-check` say of folders with trouble, and that the code they print loads them as it says"
 import re, unicodedata
-import numpy as np, pytest, torch
+import numpy as np, pytest
 from pathlib import Path
 from PIL import Image
 from spade_fastai.data.check.report import *
@@ -9,7 +9,6 @@ from spade_fastai.data.errors import *
 from spade_fastai.data.images import *
 from spade_fastai.data.pairs import bare_stem
 from spade_fastai.data.items import *
-from spade_fastai.data.loaders import *
 
 ids = np.kron(np.array([[0, 1, 2], [2, 1, 0], [0, 0, 2]]), np.ones((16, 16), dtype=int))     # 48x48
 CODES = ['water', 'land', 'road']

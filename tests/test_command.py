@@ -138,7 +138,7 @@ WRONG = dict(                                       # what is done to it, what t
 
 @pytest.mark.parametrize('what', WRONG)
 def test_a_folder_with_a_fault(what, tmp_path):
-    from spade_fastai.data.loaders import SpadeDataLoaders
+    from spade_fastai.data.items import SpadeDataLoaders
     from spade_fastai.data.landcover import make_landcover
     from spade_fastai.commands.train import main
     path = make_landcover(tmp_path/'land', n=12, size=32)

@@ -6,12 +6,14 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/block.html.md"""
 
 # %% auto #0
 __all__ = ['PairPart', 'SpadeDL', 'SpadeMaskBlock', 'SpadeImageBlock', 'SpadeBlock', 'SpadeInstanceBlock', 'SpadeStyleBlock',
-           'SpadeMapBlock', 'aerial_tfms']
+           'SpadeMapBlock', 'aerial_tfms', 'MaskReader', 'InstanceReader', 'MapReader', 'PILInstance', 'PILMap',
+           'PILStyle']
 
 # %% ../../nbs/lib/data/07_block.ipynb #985cc81d
 import numpy as np
-from fastai.vision.all import (Datasets, DihedralItem, Hue, Image, ItemTransform, Normalize, RandomResizedCrop, Saturation,
-    TensorImage, TensorMask, TfmdDL, Transform, TransformBlock, aug_transforms, delegates, first, risinstance)
+from fastai.vision.all import (Datasets, DihedralItem, Hue, Image, ItemTransform, Normalize, RandomResizedCrop,
+    Saturation, TensorImage, TensorMask, TfmdDL, Transform, TransformBlock, aug_transforms, delegates, first,
+    risinstance)
 from ..core import *
 from ..palette import *
 from .masks import *
@@ -19,6 +21,7 @@ from .images import *
 from .headers import same_size
 from .readers import *
 from .readers import as_reader, as_style, open_style
+_all_ = ['MaskReader', 'InstanceReader', 'MapReader', 'PILInstance', 'PILMap', 'PILStyle']     # known with their blocks
 
 # %% ../../nbs/lib/data/07_block.ipynb #c84242072
 class SameSize(ItemTransform):
@@ -41,7 +44,7 @@ class AddPalette(Transform):
 # %% ../../nbs/lib/data/07_block.ipynb #c51428455
 class FloatMask(TensorMask):
     "[B,H,W] float mask on its way through augmentation; -1 is outside of the picture"
-    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='reflection', align_corners=True):
+    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode=None, pad_mode='reflection', align_corners=True):
         up = TensorImage(plain(self)[:, None] + 1)       # from one on, because padding is zero
         return type(self)(plain(up.affine_coord(mat, coord_tfm, sz, 'nearest', pad_mode, align_corners))[:, 0] - 1)
 
@@ -72,11 +75,12 @@ class MaskToLong(Transform):
         return TensorMask(x.masked_fill(outside, self.n_classes))
     def encodes(self, o:FloatInstance) -> TensorInstance: return TensorInstance(plain(o).long())
 
-# %% ../../nbs/lib/data/07_block.ipynb #c9dc1e463
+# %% ../../nbs/lib/data/07_block.ipynb #c440cd142
 class FloatMap(TensorMask):
     "[B,C,H,W] float map on its way through augmentation; 0 outside"
-    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='reflection', align_corners=True):
-        return type(self)(plain(TensorImage(plain(self)).affine_coord(mat, coord_tfm, sz, 'nearest', pad_mode, align_corners)))
+    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode=None, pad_mode='reflection', align_corners=True):
+        image = TensorImage(plain(self))
+        return type(self)(plain(image.affine_coord(mat, coord_tfm, sz, 'nearest', pad_mode, align_corners)))
 
 class MapValues(Transform):
     "The pixel numbers of an opened map to its values: [C,H,W] float, before fastai's `ToTensor` (order 5)"
@@ -118,7 +122,7 @@ class SpadeDL(TfmdDL):
     codes     = property(lambda self: self._info.palette.codes)
     n_classes = property(lambda self: len(self._info.palette.codes))
     ignore    = property(lambda self: self._info.ignore)
-    reader    = property(lambda self: first(self.dataset.tls[0].tfms.fs, risinstance(MaskReader)))  # as the training masks
+    reader    = property(lambda self: first(self.dataset.tls[0].tfms.fs, risinstance(MaskReader)))
 
     @property
     def size(self):

@@ -30,7 +30,7 @@ def _ids_anew(values):
     ids = {v: n for n,v in enumerate(sorted(values))}
     return None if list(ids) == list(ids.values()) else ids
 
-# %% ../../nbs/lib/data/03_classes.ipynb #cc4480b6d
+# %% ../../nbs/lib/data/03_classes.ipynb #c453f0be0
 def _rows_in(path):
     "The rows of a csv as dictionaries, and which columns hold the index (or None) and the name"
     text, short = read_text(path), dict(red='r', green='g', blue='b')
@@ -40,7 +40,7 @@ def _rows_in(path):
     cols = list(rows[0]) if rows else []
     index = first(o for o in cols if o in ('index', 'value', 'pixel value', 'id', 'class_id', 'class'))
     name = first(o for o in ('name', *cols) if o in cols and o.endswith('name'))
-    if name is None and index == 'class' and not any(r['class'].isdigit() for r in rows): index = None  # these are names
+    if name is None and index == 'class' and not any(r['class'].isdigit() for r in rows): index = None  # all names
     name = name or first(o for o in ('class', 'label') if o in cols and o != index)
     missing = [o for o in ('name', 'r', 'g', 'b') if o not in (cols if name is None else [*cols, 'name'])]
     if missing == ['r', 'g', 'b'] and index: missing = []             # values and names, no colours
@@ -57,7 +57,8 @@ def _class_rows(path):
         except ValueError: raise fails(f"{r} has a value that is not a whole number") from None
         if not all(0 <= o <= 255 for o in color): raise fails(f"colour {color} must be 0..255")
         if color and table.setdefault(color, i) != i:
-            raise fails(f"colour {color} already belongs to class {table[color]}; give each colour to one class", 'double')
+            msg = f"colour {color} already belongs to class {table[color]}; give each colour to one class"
+            raise fails(msg, 'double')
         names.setdefault(i, r[name])
     ids = _ids_anew(names)
     table = {c: ids[i] if ids else i for c,i in table.items()}
@@ -79,12 +80,13 @@ def _emd_classes(path):
     "`Classes` in ArcGIS' esri_model_definition.emd"
     try: rows = [(int(o['Value']), str(o['Name']), o.get('Color')) for o in json.loads(read_text(path))['Classes']]
     except (ValueError, KeyError, TypeError) as e:
-        raise MaskError(f"cannot read the classes in {path} ({type(e).__name__}: {e}); it must have \"Classes\", each with "
-                        f"Value and Name", 'unreadable', path) from e
+        raise MaskError(f"cannot read the classes in {path} ({type(e).__name__}: {e}); it must have \"Classes\", each "
+                        f"with Value and Name", 'unreadable', path) from e
     rows = sorted(rows, key=lambda o: o[0])
     values, colors = [v for v,*_ in rows], [c for _,_,c in rows]
     if not rows or len(set(values)) < len(rows):
-        raise MaskError(f"{path} has the values {values}; give one class, and each its own value", 'classes', path, values)
+        msg = f"{path} has the values {values}; give one class, and each its own value"
+        raise MaskError(msg, 'classes', path, values)
     return Classes([n for _,n,_ in rows], None, _ids_anew(values), colors if all(colors) else None)
 
 def _text_classes(path):
@@ -99,10 +101,10 @@ def _text_classes(path):
                         f"write a name", 'classes', path, codes.index('') + 1)
     return Classes(codes)
 
-# %% ../../nbs/lib/data/03_classes.ipynb #c5abe6f03
+# %% ../../nbs/lib/data/03_classes.ipynb #ca5d88614
 def read_classes(
     path,        # codes.txt, one name a line; class_dict.csv; or an .emd file
-) -> Classes:  # names; {(r,g,b): id} or None; {value in the files: id} where they do not count 0, 1, 2 …; colours to show
+) -> Classes:  # names; {(r,g,b): id} or None; {value: id} where values do not count 0, 1, 2 …; colours to show
     "All that a file says about the classes"
     path = Path(path)
     if not path.is_file():

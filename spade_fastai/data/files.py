@@ -74,7 +74,7 @@ def has_rasterio():
     return True
 
 def beyond_pillow(fn):
-    "Has the raster `fn` more bands than Pillow gives, or is it of a kind that only rasterio reads; and is rasterio there?"
+    "Has the raster `fn` more bands than Pillow gives, or does only rasterio read its kind; and is rasterio there?"
     if isinstance(fn, bytes) or not is_raster(fn) or not Path(fn).is_file() or not has_rasterio(): return False
     try: im = opened(fn, 'file')
     except MaskError: return True
@@ -87,22 +87,23 @@ def _n_bands(im): return getattr(im, 'tag_v2', {}).get(277, 1)
 def check_bands(im, name):
     "Raises `MaskError` if Pillow has read only some bands of a TIFF"
     if (n := _n_bands(im)) <= len(im.getbands()): return
-    raise MaskError(f"{name} has {n} bands, of which only {len(im.getbands())} can be read; save the one that holds the ids as "
-                    f"PNG, or install rasterio: pip install \"spade-fastai[geo]\"", 'bands', value=n)
+    raise MaskError(f"{name} has {n} bands, of which only {len(im.getbands())} can be read; save the one that holds "
+                    f"the ids as PNG, or install rasterio: pip install \"spade-fastai[geo]\"", 'bands', value=n)
 
 def nodata_of(im):
     "The NoData value in the header of a GeoTIFF, None if it has none"
     try: return float(str(getattr(im, 'tag_v2', {}).get(42113, '')).strip('\0 '))
     except ValueError: return None
 
-# %% ../../nbs/lib/data/02_files.ipynb #c8dbc0932
+# %% ../../nbs/lib/data/02_files.ipynb #c0c5b4a79
 NO_VALUE = -2**31     # a pixel without a value
 
 def raster_values(fn, name, image=None):
-    "[H,W] int32 values of a mask that Pillow cannot read, or that is to be read on the grid of `image`; its NoData value"
+    "[H,W] int32 values of a mask that is beyond Pillow, or to be read on the grid of `image`; its NoData value"
     r = Raster(fn)
     if r.count > 1:
-        msg = f"{name} has {r.count} bands; save the one that holds the ids as a file of its own: gdal_translate -b 1 {fn} ids.tif"
+        msg = (f"{name} has {r.count} bands; save the one that holds the ids as a file of its own: "
+               f"gdal_translate -b 1 {fn} ids.tif")
         raise MaskError(msg, 'bands', fn, r.count)
     grid = r.grid if image is None else grid_of(image)
     data, valid = r.read(grid=grid)
@@ -116,7 +117,8 @@ _SAVE = "save ids as whole numbers (8 or 16 bit)"
 
 def whole_ids(a, name='the mask') -> np.ndarray:
     "Array `a` as int32, if all its values are whole numbers; NaN becomes `NO_VALUE`"
-    if a.dtype.kind not in 'buif': raise MaskError(f"{name} holds {a.dtype}, not class ids; {_SAVE}", 'number', value=str(a.dtype))
+    if a.dtype.kind not in 'buif':
+        raise MaskError(f"{name} holds {a.dtype}, not class ids; {_SAVE}", 'number', value=str(a.dtype))
     nan = np.isnan(a) if a.dtype.kind == 'f' else None
     if nan is not None and nan.any(): a = np.where(nan, 0, a)
     else: nan = None
@@ -128,20 +130,22 @@ def whole_ids(a, name='the mask') -> np.ndarray:
         raise MaskError(f"{name} holds {bad}, too large for an id; {_SAVE}", 'number', value=bad)
     return a.astype(np.int32) if nan is None else np.where(nan, NO_VALUE, a).astype(np.int32)
 
-# %% ../../nbs/lib/data/02_files.ipynb #c09b967ea
+# %% ../../nbs/lib/data/02_files.ipynb #c35b4d3e9
 def is_numpy(fn):
     return fn[:6] == b'\x93NUMPY' if isinstance(fn, bytes) else Path(fn).suffix.lower() in ('.npy', '.npz')
 
 def load_array(fn, what, mmap=False):
     "The array in a .npy file, or the only one in a .npz"
     if not isinstance(fn, bytes) and not Path(fn).is_file(): raise MissingFile(f"there is no {what} {fn}", file=fn)
-    try: a = np.load(io.BytesIO(fn) if isinstance(fn, bytes) else fn, allow_pickle=False, mmap_mode='r' if mmap else None)
+    source = io.BytesIO(fn) if isinstance(fn, bytes) else fn
+    try: a = np.load(source, allow_pickle=False, mmap_mode='r' if mmap else None)
     except Exception as e:
-        raise MaskError(f"cannot read {what} {file_name(fn)}: {e}; save it anew with `np.save`", 'unreadable', fn) from e
+        msg = f"cannot read {what} {file_name(fn)}: {e}; save it anew with `np.save`"
+        raise MaskError(msg, 'unreadable', fn) from e
     if isinstance(a, np.ndarray): return a
     if len(a.files) != 1:
-        msg = f"{what} {fn} holds {len(a.files)} arrays ({first_few(a.files)}); save the one that is meant with `np.save`"
-        raise MaskError(msg, 'frames', fn, len(a.files))
+        raise MaskError(f"{what} {fn} holds {len(a.files)} arrays ({first_few(a.files)}); save the one that is meant "
+                        f"with `np.save`", 'frames', fn, len(a.files))
     return a[a.files[0]]
 
 # %% ../../nbs/lib/data/02_files.ipynb #c05547953

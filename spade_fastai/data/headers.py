@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/headers.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/05a_headers.ipynb #ceb40a903
+# %% ../../nbs/lib/data/05a_headers.ipynb #c15a4620a
 import os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
@@ -61,7 +61,7 @@ def check_there(files, what, limit=4):
     raise MaskError(f"{len(gone)} of {len(files)} {what}s are not there: {first_few(gone, limit)}; correct the paths "
                     f"or take these rows out", 'missing', gone[0], gone)
 
-# %% ../../nbs/lib/data/05a_headers.ipynb #cc4b108e5
+# %% ../../nbs/lib/data/05a_headers.ipynb #cfea5cfe1
 def same_size(mask, image, what='image'):
     "Compares (size, file) of a mask and its image; sizes are (width, height)"
     (s, m), (t, i) = mask, image
@@ -75,14 +75,14 @@ def same_ground(mask, image):
     if not (is_raster(mask) and is_raster(image)) or not (has_rasterio() or _geo(mask) != _geo(image)): return
     m, i = grid_of(mask), grid_of(image)
     if not (m.geo and i.geo) or same_grid(m, i): return
-    raise MaskError(f"mask {mask} and image {image} lie on different grids: {m}; {i}. Pass `align=True` to bring each mask to "
-                    f"the pixels of its image (nearest), or resample one of the files", 'grid', mask)
+    raise MaskError(f"mask {mask} and image {image} lie on different grids: {m}; {i}. Pass `align=True` to bring each "
+                    f"mask to the pixels of its image (nearest), or resample one of the files", 'grid', mask)
 
 def _geo(fn):
     "What a TIFF says of its place, for machines without rasterio"
     with opened(fn, 'file') as im: return [im.tag_v2.get(o) for o in (33550, 33922, 34264)]
 
-# %% ../../nbs/lib/data/05a_headers.ipynb #ce0f9376d
+# %% ../../nbs/lib/data/05a_headers.ipynb #c112affab
 def look_ahead(pairs, reader, n, image):
     "Compares the sizes of all (mask, …, image) and reads `n` masks, evenly spread; {(width, height): name of a file}"
     def look(p):
@@ -108,5 +108,6 @@ def check_styles(items):
     for s,i in items:
         with opened(s, 'style picture') as a, opened(i, 'image') as b: mine, theirs = a.size, b.size
         if mine == theirs: continue
-        raise MaskError(f"style picture {s} is {mine[0]}x{mine[1]} but image {i} is {theirs[0]}x{theirs[1]} (width x height), and "
-                        "a batch must have one size; pass `size=`, or `item_tfms=` that resize", 'size', s, (mine, theirs))
+        raise MaskError(f"style picture {s} is {mine[0]}x{mine[1]} but image {i} is {theirs[0]}x{theirs[1]} (width x "
+                        "height), and a batch must have one size; pass `size=`, or `item_tfms=` that resize",
+                        'size', s, (mine, theirs))

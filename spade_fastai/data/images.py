@@ -17,11 +17,11 @@ from .grids import *
 from .raster import *
 from .files import beyond_pillow, file_name, is_deep, is_numpy, load_array, opened
 
-# %% ../../nbs/lib/data/05_images.ipynb #c3c8eab12
+# %% ../../nbs/lib/data/05_images.ipynb #c98177d44
 def too_deep(name, kind):
     "The error about an image of more than 8 bits"
-    return MaskError(f"{name} has more than 8 bits a channel ({kind}), which would be clipped; say what becomes black and white: "
-                     "pass `image_reader=ImageReader(percentiles=(2, 98))`", 'depth', value=str(kind))
+    return MaskError(f"{name} has more than 8 bits a channel ({kind}), which would be clipped; say what becomes black "
+                     "and white: pass `image_reader=ImageReader(percentiles=(2, 98))`", 'depth', value=str(kind))
 
 def choose_bands(a, bands, name):
     "Bands of [H,W,C], counted from one"
@@ -38,8 +38,8 @@ def to_rgb(a, name, bands, scale):
         raise MaskError(msg, 'shape', value=tuple(a.shape))
     a = choose_bands(a, bands, name)
     if a.shape[-1] not in (1, 3):
-        raise MaskError(f"{name} has {a.shape[-1]} bands ([H,W,C] = {list(a.shape)}); say which are red, green and blue: pass "
-                        f"`image_reader=ImageReader(bands=(4,3,2))`", 'bands', value=a.shape[-1])
+        raise MaskError(f"{name} has {a.shape[-1]} bands ([H,W,C] = {list(a.shape)}); say which are red, green and "
+                        f"blue: pass `image_reader=ImageReader(bands=(4,3,2))`", 'bands', value=a.shape[-1])
     if scale: a = scale.uint8(a)
     elif a.dtype != np.uint8: raise too_deep(name, a.dtype)
     return a.repeat(3, -1) if a.shape[-1] == 1 else a
@@ -71,8 +71,8 @@ def _pillow_image(fn, name, bands, scale):
     im = opened(fn, 'image', load=True)
     if not (is_deep(im) or bands or scale): return im.convert('RGB')
     if ';16' in im.info['raw'] and im.mode.startswith('RGB'):
-        raise MaskError(f"{name} has 16 bits a channel, of which Pillow keeps 8; save it as TIFF, and install rasterio: "
-                        f"pip install \"spade-fastai[geo]\"", 'depth', value=im.info['raw'])
+        raise MaskError(f"{name} has 16 bits a channel, of which Pillow keeps 8; save it as TIFF, and install "
+                        f"rasterio: pip install \"spade-fastai[geo]\"", 'depth', value=im.info['raw'])
     return Image.fromarray(to_rgb(np.asarray(im), name, bands, scale))
 
 # %% ../../nbs/lib/data/05_images.ipynb #c55175649
@@ -81,7 +81,7 @@ class ImageReader(Transform):
     input_types = Path, str, bytes, Tensor, np.ndarray, Image.Image
     def __init__(self,
         bands=None,        # which are red, green and blue, counted from one, such as (4,3,2); default: the only three
-        percentiles=None,  # of the data set's values, such as (2, 98), that become black and white, for more than 8 bits
+        percentiles=None,  # of the data set's values, such as (2, 98), that become black and white
         scale=None,        # a `Scale`, if it is known already
     ):
         super().__init__()
@@ -101,7 +101,7 @@ class ImageReader(Transform):
 
     def encodes(self, o):
         if self.percentiles and self.scale is None and isinstance(o, (str, Path, bytes)):
-            raise ValueError("the scale of these images is not known yet: call `fit(files)` of their `ImageReader` first")
+            raise ValueError("the scale of these images is not known: call `fit(files)` of their `ImageReader` first")
         return open_image(o, self.bands, self.scale)
 
 class _Pixels:
@@ -116,10 +116,11 @@ class _Pixels:
         a = self.a[::-(-self.a.shape[0]//1024), ::-(-self.a.shape[1]//1024)]
         return a, np.ones(a.shape[:2], bool)
 
-# %% ../../nbs/lib/data/05_images.ipynb #c9a13247f
+# %% ../../nbs/lib/data/05_images.ipynb #c785ca3f6
 def check_upright(im, name):
     "Raises `MaskError` if the photo `im` says that it is to be turned"
-    turn = im.getexif().get(274, 1) if im.format in ('JPEG', 'MPO') or 'exif' in im.info else 1  # for a PNG it would read all
+    says = im.format in ('JPEG', 'MPO') or 'exif' in im.info              # to ask a PNG would read all of it
+    turn = im.getexif().get(274, 1) if says else 1
     if turn in (0, 1): return
-    raise MaskError(f"{name} says that it is to be turned (EXIF orientation {turn}), which its mask may have been or not; turn it "
-                    f"for good: `ImageOps.exif_transpose(Image.open(fn)).save(fn)`", 'turned', value=turn)
+    raise MaskError(f"{name} says that it is to be turned (EXIF orientation {turn}), which its mask may have been or "
+                    f"not; turn it for good: `ImageOps.exif_transpose(Image.open(fn)).save(fn)`", 'turned', value=turn)

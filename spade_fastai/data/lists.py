@@ -92,7 +92,7 @@ class SplitList(MaskList):
         "Hold nothing back"
         return self.split(no_split())
 
-# %% ../../nbs/lib/data/08a_lists.ipynb #cac6cc391
+# %% ../../nbs/lib/data/08a_lists.ipynb #ceef6afe4
 def _files_in(path, folder):
     "The picture files in `folder`, which lies in `path`, beside it, or anywhere"
     places = [o for o in (path/folder, path.parent/folder, Path(folder)) if o.is_dir()]
@@ -108,11 +108,12 @@ def _instances_of(masks, path, instances):
         instances = dict(partners(masks, _files_in(path, instances), 'instance map')[0])
     files = [instances.get(o) if isinstance(instances, dict) else instances(o) for o in masks]
     if lonely := [o for o,f in zip(masks, files, strict=True) if f is None]:
-        raise MaskError(f"{len(lonely)} of {len(masks)} masks have no instance map: {first_few([o.name for o in lonely])}; "
-                        f"add the missing files, or leave instances out", 'lonely', lonely[0], lonely)
+        names = first_few([o.name for o in lonely])
+        raise MaskError(f"{len(lonely)} of {len(masks)} masks have no instance map: {names}; add the missing files, or "
+                        f"leave instances out", 'lonely', lonely[0], lonely)
     return _all_there([Path(o) for o in files], 'instance map')
 
-# %% ../../nbs/lib/data/08a_lists.ipynb #c553bdd85
+# %% ../../nbs/lib/data/08a_lists.ipynb #cd4e2bd2d
 class PairList(SplitList):
     "Masks and what belongs to each: image, instances, style picture"
     image_reader, aligned = ImageReader(), False
@@ -141,7 +142,7 @@ class PairList(SplitList):
         return self.new(image_reader=image_reader)
 
     def align(self):
-        "Read each mask on the pixels of its image, by their georeference (nearest); what it does not cover is don't-care"
+        "Read each mask on the pixels of its image, by their georeference; what it does not cover is don't-care"
         return self.new(aligned=True)
 
     def leave_out(self, names):

@@ -43,7 +43,7 @@ def pack_rgb(c):
     return (c[..., 0].astype(np.int32) << 16) | (c[..., 1].astype(np.int32) << 8) | c[..., 2]
 def unpack_rgb(n): return np.stack([n >> 16, n >> 8 & 255, n & 255], -1)
 
-# %% ../../nbs/lib/data/04_masks.ipynb #c183083da
+# %% ../../nbs/lib/data/04_masks.ipynb #cd563357c
 def nearest_color(cols, keys):
     "For each of `cols` [n,3] the index of the nearest of `keys` [k,3], and its largest difference in a channel"
     near, far = [], []
@@ -63,8 +63,8 @@ def _unknown_color(cols, counts, far, n, name, tolerance):
     cure = (f"add a row with r,g,b = {r},{g},{b} (several colours may share one class)" if len(cols) < 5 else
             f"the mask was antialiased or saved as JPEG: make it anew as PNG, or read the nearest colours with "
             f"`tolerance={far.max()}`")
-    return MaskError(f"{name} has colour ({r}, {g}, {b}) in {counts.max()} of {n} pixels{more}; it is not in the colour "
-                     f"table{within}: {cure}", 'color', value=list(map(tuple, unpack_rgb(cols).tolist())))
+    return MaskError(f"{name} has colour ({r}, {g}, {b}) in {counts.max()} of {n} pixels{more}; it is not in the "
+                     f"colour table{within}: {cure}", 'color', value=list(map(tuple, unpack_rgb(cols).tolist())))
 
 # %% ../../nbs/lib/data/04_masks.ipynb #c44323656
 _GREY = '1', 'L', 'I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F'
@@ -99,7 +99,8 @@ def _palette_colors(idx, im, table, name, tolerance):
 def _without_alpha(im, raw, name):
     "Picture `im` without its alpha channel, and where it is hidden: [H,W] bool, or None"
     if ';16' in raw and im.mode in ('RGB', 'RGBA', 'LA'):
-        raise MaskError(f"{name} has 16 bits a channel, which would be cut to 8; save it as 8 bit PNG", 'depth', value=raw)
+        msg = f"{name} has 16 bits a channel, which would be cut to 8; save it as 8 bit PNG"
+        raise MaskError(msg, 'depth', value=raw)
     if im.mode not in ('LA', 'RGBA'): return im, None
     alpha, im = np.asarray(im.getchannel('A')), im.convert(im.mode[:-1])
     n = int(((alpha > 0) & (alpha < 255)).sum())
@@ -182,8 +183,8 @@ def _unknown_ids(vals, counts, bad, n, ignored, name, values, nodata):
     "The error about values `vals[bad]`, each in `counts` pixels"
     out, pixels = vals[bad], counts[bad].sum()
     if NO_VALUE in out:
-        return MaskError(f"{name} has no value in {counts[0]} pixels (transparent, or NaN); pass `ignore=255` to have them as "
-                         "don't-care, or fill them", 'no_value', value=int(counts[0]))
+        return MaskError(f"{name} has no value in {counts[0]} pixels (transparent, or NaN); pass `ignore=255` to have "
+                         "them as don't-care, or fill them", 'no_value', value=int(counts[0]))
     are = f"classes are 0..{n-1}" if values is None else f"`ids` names {first_few(values, 9)}"
     cure = _cure_of_ids(vals, out.tolist(), n, ignored, values, nodata)
     msg = f"{name} has id{'s'*(len(out)>1)} {first_few(out)}; {are}; {cure} ({pixels} pixels)"
@@ -196,15 +197,16 @@ def _cure_of_ids(vals, out, n, ignored, values, nodata):
     step = int(np.gcd.reduce(vals[vals > 0])) if (vals > 0).any() else 1
     mine = [v for v in vals if v not in ignored]
     it, means = ('it', 'it means') if len(out) == 1 else ('them', 'they mean')
+    either = f"{dontcare} if {means} don't-care"
     if nodata in out: return f"the file calls {nodata} NoData: pass {dontcare}"
-    if values is not None: return f"add {it} to `ids`, or pass {dontcare} if {means} don't-care"
+    if values is not None: return f"add {it} to `ids`, or pass {either}"
     if n == 2 and set(vals) <= {0, 255}: return "a black and white mask: pass `ids={0: …, 255: …}` with the two names"
     if mine[0] > 0 and mine[-1] == n:
-        return f"the ids seem to count from 1: pass `ids=dict(enumerate(codes, 1))`, or {dontcare} if {means} don't-care"
+        return f"the ids seem to count from 1: pass `ids=dict(enumerate(codes, 1))`, or {either}"
     if step > 1 and len(vals) > 2 and vals[0] >= 0 and vals[-1]//step < n and 255 not in out:
         return f"all are multiples of {step}: pass `ids={{0: …, {step}: …}}` with a name for each value"
     if len(out) > 4: return "say what the values mean with `ids={value: name}`; `spade-check` lists them"
-    return f"pass {dontcare} if {means} don't-care, or add {'its name' if len(out) == 1 else 'their names'} to the codes"
+    return f"pass {either}, or add {'its name' if len(out) == 1 else 'their names'} to the codes"
 
 # %% ../../nbs/lib/data/04_masks.ipynb #c07093630
 class IdMask(PILMask):
@@ -233,8 +235,8 @@ def _file_values(fn, table, name, tolerance, ids):
         raise MaskError(f"{name} has {n} frames; save the one that holds the ids as PNG", 'frames', value=n)
     lossy = LOSSY.get(im.format) or ('JPEG' if 'jpeg' in str(im.info.get('compression')) else None)
     if lossy and not ((table or ids) and tolerance):
-        raise MaskError(f"{name} is a {lossy}, whose compression changes ids around every edge; save masks as PNG, or, if you "
-                        f"must, read the nearest colours or values: pass `table=` or `ids=`, and `tolerance=40`",
+        raise MaskError(f"{name} is a {lossy}, whose compression changes ids around every edge; save masks as PNG, or, "
+                        f"if you must, read the nearest colours or values: pass `table=` or `ids=`, and `tolerance=40`",
                         'lossy', value=lossy)
     check_bands(im, name)
     return *mask_ids(im, table, name, tolerance), nodata_of(im)

@@ -14,9 +14,9 @@ from .errors import *
 from .files import PICTURE_ENDINGS, first_few, picture_files
 
 # %% ../../nbs/lib/data/06_pairs.ipynb #c47912969
-MASK_WORDS = set('mask masks label labels lbl lab gt seg segm segmentation annot annots annotation annotations ground truth '
-                 'groundtruth gtfine gtcoarse labelids labeltrainids class classes classid lc lulc landcover cover labelhand '
-                 'segmentationclass maske masken'.split())
+MASK_WORDS = set('mask masks label labels lbl lab gt seg segm segmentation annot annots annotation annotations '
+                 'ground truth groundtruth gtfine gtcoarse labelids labeltrainids class classes classid lc lulc '
+                 'landcover cover labelhand segmentationclass maske masken'.split())
 INST_WORDS = set('inst insts instance instances instanceids segmentationobject'.split())
 IMAGE_WORDS = set('img imgs image images photo photos picture pictures pic sat satellite rgb leftimg8bit input inputs '
                   'jpegimages raw s2hand naip bild bilder'.split())
@@ -73,7 +73,7 @@ def _unique(fs, stem, what):
             raise MaskError(msg, 'double', o, stem(o))
     return res
 
-# %% ../../nbs/lib/data/06_pairs.ipynb #c67bc74d9
+# %% ../../nbs/lib/data/06_pairs.ipynb #c030a7288
 def partners(masks, images, what='image', key=None):
     "Pairs, masks without image, images without mask; bare stems where they find more partners than stems do"
     best = None
@@ -94,8 +94,8 @@ def no_lonely(pairs, masks, images, what):
     if not (masks or images): return
     said = [f"{len(o)} of {len(pairs) + len(o)} {a}s have no {b}: {first_few([x.name for x in o])}"
             for o,a,b in ((masks, 'mask', what), (images, what, 'mask')) if o]
-    raise MaskError(f"{'; '.join(said)}. Partners have the same name before the dot (a.png and a.jpg): add the missing files, "
-                    "take these out (`skip=`), or list the pairs in a table and use `from_df`",
+    raise MaskError(f"{'; '.join(said)}. Partners have the same name before the dot (a.png and a.jpg): add the missing "
+                    "files, take these out (`skip=`), or list the pairs in a table and use `from_df`",
                     'lonely', (masks or images)[0], [*masks, *images])
 
 # %% ../../nbs/lib/data/06_pairs.ipynb #cdd262e77

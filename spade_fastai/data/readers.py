@@ -85,11 +85,12 @@ class MaskReader(Transform):
     def from_settings(cls, d:dict):
         "The reader with these `settings`"
         table, ids = d.get('table'), d.get('ids')
-        r = cls(d['codes'], table and {tuple(c): i for c,i in table}, d.get('ignore'), ids and dict(ids), d.get('tolerance', 0))
+        table, ids = table and {tuple(c): i for c,i in table}, ids and dict(ids)
+        r = cls(d['codes'], table, d.get('ignore'), ids, d.get('tolerance', 0))
         if d.get('colors'): r.palette = Palette(r.codes, d['colors'])
         return r
 
-# %% ../../nbs/lib/data/06b_readers.ipynb #ce7d16c35
+# %% ../../nbs/lib/data/06b_readers.ipynb #c1b454261
 def share(kwargs, f, *parts, also=()):
     "For each of `parts` its own of the keywords, then the rest; one that `f` does not show is a TypeError"
     known = [*inspect.signature(f).parameters, *also]
@@ -102,10 +103,10 @@ def share(kwargs, f, *parts, also=()):
     return *shares, {k: v for k,v in kwargs.items() if k not in taken}
 
 def as_reader(codes=None, path=None, **kwargs):
-    "`codes` if it is a `MaskReader` already, else one made of all arguments, with the names in `path` if none are given"
+    "`codes` if it is a `MaskReader`, else one made of all arguments, with the names in `path` if none are given"
     share(kwargs, MaskReader)
-    if not isinstance(codes, MaskReader):
-        return MaskReader(find_codes(path) if codes is None and path is not None and not kwargs.get('ids') else codes, **kwargs)
+    if codes is None and path is not None and kwargs.get('ids') is None: codes = find_codes(path)
+    if not isinstance(codes, MaskReader): return MaskReader(codes, **kwargs)
     if more := [k for k,v in kwargs.items() if v]:
         raise ValueError(f"a `MaskReader` knows its {', '.join(more)}; say it there")
     return codes
@@ -124,8 +125,8 @@ class InstanceReader(Transform):
             if isinstance(o, (str, Path, bytes)) and not is_numpy(o) and not beyond_pillow(o):
                 o = opened(o, 'instance map', load=True)
                 if lossy := LOSSY.get(o.format):
-                    raise MaskError(f"{name} is a {lossy}, whose compression changes ids around every edge; save it as PNG",
-                                    'lossy', value=lossy)
+                    raise MaskError(f"{name} is a {lossy}, whose compression changes ids around every edge; save it "
+                                    f"as PNG", 'lossy', value=lossy)
             in_colors = isinstance(o, Image.Image) and o.mode in ('RGB', 'RGBA')
             a = _packed(o) if in_colors else mask_values(o, None, name)[0]
         if a.max() >= 2**24: a = np.unique(a, return_inverse=True)[1].reshape(a.shape)
@@ -148,10 +149,12 @@ def open_style(fn):
 
 def as_style(im:Image.Image): return PILStyle(im)
 
-# %% ../../nbs/lib/data/06b_readers.ipynb #c61df599e
+# %% ../../nbs/lib/data/06b_readers.ipynb #ced786404
 class PILMap(IdMask):
     "A float map as it was opened: the numbers of its pixels, and `values` [C,H*W] to look them up in"
-    def set_meta(self, old, as_copy=False): self.__dict__.update({k: v for k,v in old.__dict__.items() if k in ('values', 'fn')})
+    def set_meta(self, old, as_copy=False):
+        "fastai's transforms make a new picture and call this with the old one"
+        self.__dict__.update({k: v for k,v in old.__dict__.items() if k in ('values', 'fn')})
 
     @property
     def map(self) -> np.ndarray:
@@ -176,7 +179,7 @@ class MapReader(Transform):
         im.values, im.fn = a.reshape(len(a), -1), file_name(o)
         return im
 
-# %% ../../nbs/lib/data/06b_readers.ipynb #c82eb7b7b
+# %% ../../nbs/lib/data/06b_readers.ipynb #c00196f49
 def _map_values(o, name):
     "[C,H,W] float32 of anything that holds a map"
     valid = True
@@ -185,11 +188,13 @@ def _map_values(o, name):
         elif beyond_pillow(o): o, valid = (np.moveaxis(x, -1, 0) if x.ndim == 3 else x for x in Raster(o).read())
         else: o = opened(o, 'map', load=True)
     if isinstance(o, Image.Image) and (o.mode not in ('1', 'L', 'F', 'I') and not o.mode.startswith('I;')):
-        raise MaskError(f"{name} is a picture of mode {o.mode}; a map is grey, or a NumPy file [C,H,W]", 'mode', value=o.mode)
+        msg = f"{name} is a picture of mode {o.mode}; a map is grey, or a NumPy file [C,H,W]"
+        raise MaskError(msg, 'mode', value=o.mode)
     a = to_np(plain(o)) if isinstance(o, Tensor) else np.asarray(o)
     a = a[None] if a.ndim == 2 else a
     if a.ndim != 3 or not a.size:
-        raise MaskError(f"{name} has the shape {list(a.shape)}; a map is [H,W] or [C,H,W]", 'shape', value=tuple(a.shape))
+        msg = f"{name} has the shape {list(a.shape)}; a map is [H,W] or [C,H,W]"
+        raise MaskError(msg, 'shape', value=tuple(a.shape))
     top = np.iinfo(a.dtype).max if a.dtype in (np.uint8, np.uint16) else 1
     bad = ~np.isfinite(a) | ~np.broadcast_to(valid, a.shape)
     if bad.any():

@@ -64,7 +64,7 @@ def by_func(
     "Hold back the masks for which `f` is true"
     return lambda items: _all_but(len(items), _where(f(o) for o in items.masks))
 
-# %% ../../nbs/lib/data/06a_splits.ipynb #c2d0a8451
+# %% ../../nbs/lib/data/06a_splits.ipynb #c8bbd8eb7
 def by_files(
     valid,   # names of the masks to hold back, with or without ending, or a text file with one name a line
 ):
@@ -77,13 +77,13 @@ def by_files(
     def _split(items):
         known = {x for o in items.masks for x in (o.name, o.stem)}
         if lost := [o for o in names if Path(o).name not in known]:
-            raise MaskError(f"{len(lost)} of {len(names)} names to hold back are no masks: {first_few(lost)}; masks are called "
-                            f"{first_few([o.name for o in items.masks], 2)}", 'split', value=lost)
+            raise MaskError(f"{len(lost)} of {len(names)} names to hold back are no masks: {first_few(lost)}; masks "
+                            f"are called {first_few([o.name for o in items.masks], 2)}", 'split', value=lost)
         held = {Path(o).name for o in names}
         return _all_but(len(items), _where(o.name in held or o.stem in held for o in items.masks))
     return _split
 
-# %% ../../nbs/lib/data/06a_splits.ipynb #cc71ac210
+# %% ../../nbs/lib/data/06a_splits.ipynb #c3550b5ee
 def by_col(
     col='is_valid',  # column of the table
     train=None,      # value, or values, of the training rows; default: all that are not validation
@@ -93,7 +93,8 @@ def by_col(
     def _split(items):
         df = items.df
         if df is None or col not in df.columns:
-            there = "; begin with `from_df` or `from_csv`" if df is None else f" in the table, only {first_few(df.columns, 9)}"
+            there = f" in the table, only {first_few([] if df is None else df.columns, 9)}"
+            if df is None: there = "; begin with `from_df` or `from_csv`"
             raise MaskError(f"there is no column {col!r}{there}", 'missing', value=col)
         va = df[col].isin(L(valid))
         tr = ~va if train is None else df[col].isin(L(train))

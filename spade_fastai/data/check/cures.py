@@ -7,14 +7,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/cures.html.md""
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/01_cures.ipynb #c1640123687
+# %% ../../../nbs/lib/data/check/01_cures.ipynb #c269482634
 import re
 import numpy as np
 from fastai.vision.all import first
 from ..files import NO_VALUE
 from ..masks import nearest_color
-from ..items import SpadeItemList
-from ..loaders import SpadeDataLoaders
+from ..items import SpadeDataLoaders, SpadeItemList
 
 # %% ../../../nbs/lib/data/check/01_cures.ipynb #c2520000518
 USUAL_IGNORE = 99, 127, 128, 200, 250, 254, 255, 999, 9999, 32767, 65535
