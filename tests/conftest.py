@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # Without extras (pip install . pytest) what needs one is left out, and the rest runs
-NEEDS = {'test_house.py': 'nbdev', 'test_notebooks.py': 'nbdev', 'test_packaging.py': 'nbdev', 'test_scenes.py': 'rasterio'}
-collect_ignore = [k for k, v in NEEDS.items() if not find_spec(v)]
+NEEDS = dict(house='nbdev', project='nbdev', notebooks='nbdev', packaging='build', scenes='rasterio', types='mypy')
+collect_ignore = [f'test_{k}.py' for k, v in NEEDS.items() if not find_spec(v)]
 
 @pytest.fixture(scope='session')
 def root(): return ROOT

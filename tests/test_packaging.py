@@ -3,7 +3,7 @@ import shutil, subprocess, sys, tarfile, zipfile
 from importlib.metadata import PathDistribution
 import pytest
 from conftest import ROOT
-from test_house import LIB, module_files, project
+from house import LIB, module_files, project
 
 @pytest.fixture(scope='module')
 def dists(tmp_path_factory):
@@ -19,7 +19,8 @@ def dists(tmp_path_factory):
     return next(src.glob('out/*.tar.gz')), next(src.glob('out/*.whl'))
 
 @pytest.fixture(scope='module')
-def info(dists): return PathDistribution(next(o for o in zipfile.Path(dists[1]).iterdir() if o.name.endswith('.dist-info')))
+def info(dists):
+    return PathDistribution(next(o for o in zipfile.Path(dists[1]).iterdir() if o.name.endswith('.dist-info')))
 
 def test_sdist_has_what_a_build_needs(dists):
     names = {o.partition('/')[2] for o in tarfile.open(dists[0]).getnames()}
@@ -37,7 +38,8 @@ def test_metadata(info):
     assert fields == [proj[o] for o in ('name', 'license', 'requires-python', 'description')]
     assert f'__version__ = "{meta["Version"]}"' in (LIB/'__init__.py').read_text()
     author, = proj['authors']
-    assert meta['Author-email'] == f"{author['name']} <{author['email']}>" and meta['Keywords'] == ','.join(proj['keywords'])
+    assert meta['Author-email'] == f"{author['name']} <{author['email']}>"
+    assert meta['Keywords'] == ','.join(proj['keywords'])
     assert meta['License-File'] == 'LICENSE' and meta['Description-Content-Type'] == 'text/markdown'
     assert meta.get_payload().startswith((ROOT/'README.md').read_text(encoding='utf-8')[:200])
 
@@ -53,7 +55,7 @@ def test_requirements_and_extras(info):
 
 def test_entry_points(info):
     points = {o.name: o for o in info.entry_points}
-    commands = {f'spade-{o}': ('console_scripts', f'spade_fastai.commands.{o}:main') for o in ('train', 'check', 'bench')}
-    want = {**commands, 'spade_fastai': ('nbdev', 'spade_fastai._modidx:d')}
+    want = {f'spade-{o}': ('console_scripts', f'{LIB.name}.commands.{o}:main') for o in ('train', 'check', 'bench')}
+    want[LIB.name] = ('nbdev', f'{LIB.name}._modidx:d')
     assert {k: (o.group, o.value) for k, o in points.items()} == want
     for o in points.values(): o.load()  # each leads to something

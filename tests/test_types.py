@@ -8,7 +8,7 @@ KINDS = ('[attr-defined]', '[name-defined]', '[import-not-found]', '[syntax]')
 
 @pytest.fixture(scope='module')
 def missing(tmp_path_factory):
-    "Names that mypy does not find in the user's lines, and in two wrong lines. One run: most of it is reading torch and fastai"
+    "Names that mypy does not find in the user's lines, and in two wrong ones; one run, as most of it is reading torch"
     pytest.importorskip('mypy', reason='needs mypy: pip install "spade-fastai[dev]"')
     wrong = tmp_path_factory.mktemp('wrong')/'lines.py'
     wrong.write_text('from spade_fastai.all import *\nSpadeDataLoaders.from_nowhere()\nnot_there(3)\n')
