@@ -41,7 +41,8 @@ def nets(nf=4, n_classes=2):
                          start=partial(MapNoiseStart, nz=4))
     return gen, MultiscaleDiscriminator(n_classes, nf=4, n_layers=2)
 
-def toy_dls(n=18, bs=4, workers=0): return DataLoaders.from_dsets(Toy(n), Toy(6), bs=bs, num_workers=workers, device='cpu')
+def toy_dls(n=18, bs=4, workers=0):
+    return DataLoaders.from_dsets(Toy(n), Toy(6), bs=bs, num_workers=workers, device='cpu')
 
 def land_dls():
     "Real files through item and batch transforms, with fastai's augmentations"
@@ -77,7 +78,7 @@ CASES = dict(
     ema_epoch   = (one_cycle, 8, lambda: dict(cbs=EMA(.9, n_batches=2))),  # the average is in place
     accumulate  = (one_cycle, 3, lambda: dict(cbs=Accumulate(2), opt_func=partial(SGD, mom=.9))),
     small_data  = (flat_lin, 7, lambda: dict(augment=DiffAugment(), crit_loss_func=CriticLoss(penalty=penalty))),
-    watched     = (four, 8, lambda: dict(cbs=[ReduceLROnPlateau(**never_content), EarlyStoppingCallback(**never_content)],
+    watched     = (four, 8, lambda: dict(cbs=[o(**never_content) for o in (ReduceLROnPlateau, EarlyStoppingCallback)],
                                          **momentum)),
     bf16        = (plain_fit, 5, lambda: dict(to=GANLearner.to_bf16)),
     fp16        = (plain_fit, 5, lambda: dict(to=partial(GANLearner.to_fp16, init_scale=2.**18, growth_interval=3))),
@@ -256,7 +257,8 @@ OTHER = {
     'processes that load was 0, is 1': (one_cycle, dict(dls=partial(toy_dls, workers=1))),
     'is of other networks: generator': (one_cycle, dict(nf=5)),
     'optimiser was OptimWrapper Adam, is Optimizer': (one_cycle, dict(opt_func=Adam)),
-    r'switchers .*BothOnEachBatch.*FixedGANSwitcher\(n_crit=1, n_gen=2\)': (one_cycle, dict(switcher=FixedGANSwitcher(1, 2))),
+    r'switchers .*BothOnEachBatch.*FixedGANSwitcher\(n_crit=1, n_gen=2\)':
+        (one_cycle, dict(switcher=FixedGANSwitcher(1, 2))),
     'batches that make one was 1, is 2': (one_cycle, dict(cbs=Accumulate(2))),
     'precision was float32, is bf16': (one_cycle, dict(to=GANLearner.to_bf16)),
     'other callbacks: ema was there and is not now, or the reverse': (one_cycle, dict(cbs=EMA(.9)))}

@@ -54,7 +54,8 @@ class Watch(Callback):
         self.steps.append(tuple(map(moved, self.before, self.nets())))
 
 def test_penalty_reaches_the_critic_and_nothing_else():
-    learn = fit(learner(crit_loss_func=CriticLoss(penalty=R1), switcher=FixedGANSwitcher(n_crit=3, n_gen=1), cbs=Watch()), 2)
+    learn = learner(crit_loss_func=CriticLoss(penalty=R1), switcher=FixedGANSwitcher(n_crit=3, n_gen=1), cbs=Watch())
+    fit(learn, 2)
     assert learn.watch.steps == [(False, True)]*3 + [(True, False)]
     n_gen, n_crit = (len(list(o.parameters())) for o in (learn.model.generator, learn.model.critic))
     assert learn.watch.grads == [(0, n_crit)]*3 + [(n_gen, 0)]
@@ -69,7 +70,7 @@ def test_penalty_is_a_term_with_its_value(penalty):
     model.train()
     torch.manual_seed(5)
     with torch.no_grad(): fake = model.fake(mask)[0]
-    model.judge(fake, real, mask)                                       # moves the vectors of spectral norm, as in the step
+    model.judge(fake, real, mask)                                       # moves the vectors of spectral norm, as a step
     x = real if name == 'crit_r1' else (lambda e: e*real + (1 - e)*fake)(torch.rand(8, 1, 1, 1))
     x = x.clone().requires_grad_()
     pred = model.critic(x, mask)
@@ -180,5 +181,5 @@ def test_official_learning_rates(shared):
     with learn.no_bar(), learn.no_logging():
         learn.fit_flat_lin(h['niter'], h['niter_decay'], lr=slice(1e-4, 4e-4), at=by_epoch, cbs=Rates())
     assert len(seen) == 3*6
-    for epoch, *lrs in seen:                                            # the table's first row is before the first epoch
+    for epoch, *lrs in seen:                                            # the table begins before the first epoch
         for lr, want in zip(lrs, table[epoch]): assert abs(lr - want) < 1e-12
