@@ -1,5 +1,5 @@
-"""The official networks once more, as plain functions of a state dict with the official names, and random such state dicts.
-Written from the formulas alone: nothing of spade_fastai is used here, so that the two can be compared."""
+"""The official networks once more, as plain functions of a state dict with the official names, and random such state
+dicts. Written from the formulas alone: nothing of spade_fastai is used here, so that the two can be compared."""
 import math
 import numpy as np, torch
 from torch.nn import functional as F
@@ -41,7 +41,8 @@ def free_norm(sd, name, x, train):
     if train:
         n = x.numel()//x.shape[1]
         m, v = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
-        sd[name + '.running_mean'], sd[name + '.running_var'] = (.9*mean + .1*m).detach(), (.9*var + .1*v*n/(n - 1)).detach()
+        sd[name + '.running_mean'] = (.9*mean + .1*m).detach()
+        sd[name + '.running_var'] = (.9*var + .1*v*n/(n - 1)).detach()
         sd[name + '.num_batches_tracked'] = sd[name + '.num_batches_tracked'] + 1
         mean, var = m, v
     return (x - mean[:, None, None])/(var[:, None, None] + 1e-5).sqrt()
@@ -61,18 +62,21 @@ def semantics(label, n, dontcare=False, edges=False, instance=None):
 
 def spade(sd, name, x, seg, train):
     h = conv(sd, name + '.mlp_shared.0', nearest(seg, *x.shape[2:]), train).clamp(min=0)
-    return free_norm(sd, name + '.param_free_norm', x, train)*(1 + conv(sd, name + '.mlp_gamma', h, train)) + conv(sd, name + '.mlp_beta', h, train)
+    gamma, beta = (conv(sd, f'{name}.mlp_{o}', h, train) for o in ('gamma', 'beta'))
+    return free_norm(sd, name + '.param_free_norm', x, train)*(1 + gamma) + beta
 
 def block(sd, name, x, seg, train):
     short = x
-    if f'{name}.norm_s.mlp_shared.0.weight' in sd: short = conv(sd, f'{name}.conv_s', spade(sd, f'{name}.norm_s', x, seg, train), train)
+    if f'{name}.norm_s.mlp_shared.0.weight' in sd:
+        short = conv(sd, f'{name}.conv_s', spade(sd, f'{name}.norm_s', x, seg, train), train)
     for i in '01': x = conv(sd, f'{name}.conv_{i}', leaky(spade(sd, f'{name}.norm_{i}', x, seg, train)), train)
     return short + x
 
 def generator(sd, seg, start, upsampling, z=None, train=False):
     "`start` is height and width of the first map"
     twice = lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    x = F.linear(z, sd['fc.weight'], sd['fc.bias']).reshape(len(z), -1, *start) if sd['fc.weight'].ndim == 2 else conv(sd, 'fc', nearest(seg, *start), train)
+    if sd['fc.weight'].ndim == 2: x = F.linear(z, sd['fc.weight'], sd['fc.bias']).reshape(len(z), -1, *start)
+    else: x = conv(sd, 'fc', nearest(seg, *start), train)
     x = twice(block(sd, 'head_0', x, seg, train))
     x = block(sd, 'G_middle_0', x, seg, train)
     if upsampling != 'normal': x = twice(x)
@@ -114,32 +118,40 @@ def gan_loss(mode, pred, who):
         return -(target*torch.sigmoid(p).log() + (1 - target)*(1 - torch.sigmoid(p)).log()).mean()
     return sum(one(scale[-1]) for scale in pred)/len(pred)
 
-def feature_matching(fake, real): return sum((f - r.detach()).abs().mean() for a, b in zip(fake, real) for f, r in zip(a[:-1], b[:-1]))/len(fake)
+def feature_matching(fake, real):
+    layers = [(f, r) for a, b in zip(fake, real, strict=True) for f, r in zip(a[:-1], b[:-1], strict=True)]
+    return sum((f - r.detach()).abs().mean() for f, r in layers)/len(fake)
 
 # Random state dicts, float32, with the official names and shapes
 
 class Random(dict):
     def __init__(self, seed): self.gen = torch.Generator().manual_seed(seed)
-    def draw(self, *shape, std=1.): return torch.randn(*shape, generator=self.gen)*std
+    def rand(self, *shape, std=1.): return torch.randn(*shape, generator=self.gen)*std
     def layer(self, name, *shape, bias=True, sn=False):
-        if bias: self[name + '.bias'] = self.draw(shape[0], std=.1)
-        w = self.draw(*shape, std=1.5/math.prod(shape[1:])**.5)
+        if bias: self[name + '.bias'] = self.rand(shape[0], std=.1)
+        w = self.rand(*shape, std=1.5/math.prod(shape[1:])**.5)
         if not sn: self[name + '.weight'] = w; return
-        self[name + '.weight_orig'] = w*float(self.draw(1).exp())
-        self[name + '.weight_u'], self[name + '.weight_v'] = unit(self.draw(shape[0])), unit(self.draw(math.prod(shape[1:])))
-        m = self[name + '.weight_orig'].flatten(1)                        # one iteration, so that u·Wv is not by chance near zero
-        self[name + '.weight_v'] = unit(m.T @ self[name + '.weight_u'] + .3*m.norm()/m.shape[1]**.5*self[name + '.weight_v'])
-        self[name + '.weight_u'] = unit(m @ self[name + '.weight_v'])
+        self[name + '.weight_orig'] = w*float(self.rand(1).exp())
+        u, v = unit(self.rand(shape[0])), unit(self.rand(math.prod(shape[1:])))
+        m = self[name + '.weight_orig'].flatten(1)          # one iteration, so that u·Wv is not by chance near zero
+        self[name + '.weight_v'] = v = unit(m.T @ u + .3*m.norm()/m.shape[1]**.5*v)
+        self[name + '.weight_u'] = unit(m @ v)
     def spade(self, name, nf, nc, ks, base, hidden):
         if base != 'instance':
-            self[f'{name}.param_free_norm.running_mean'], self[f'{name}.param_free_norm.running_var'] = self.draw(nf, std=.2), self.draw(nf).square() + .5
+            base_name = f'{name}.param_free_norm'
+            self[f'{base_name}.running_mean'] = self.rand(nf, std=.2)
+            self[f'{base_name}.running_var'] = self.rand(nf).square() + .5
             self[f'{name}.param_free_norm.num_batches_tracked'] = torch.tensor(7)
         self.layer(f'{name}.mlp_shared.0', hidden, nc, ks, ks)
         for o in ('gamma', 'beta'): self.layer(f'{name}.mlp_{o}', nf, hidden, ks, ks)
 
-def random_generator(nc, ngf=2, upsampling='normal', area=None, nz=256, base='batch', ks=3, hidden=128, sn=True, seed=0):
+WIDTHS = dict(head_0=(16, 16), G_middle_0=(16, 16), G_middle_1=(16, 16), up_0=(16, 8), up_1=(8, 4), up_2=(4, 2),
+              up_3=(2, 1))
+
+def random_generator(nc, ngf=2, upsampling='normal', area=None, nz=256, base='batch', ks=3, hidden=128,
+                     sn=True, seed=0):
     "`area`: pixels of the first map, for a linear start"
-    sd, blocks = Random(seed), dict(head_0=(16, 16), G_middle_0=(16, 16), G_middle_1=(16, 16), up_0=(16, 8), up_1=(8, 4), up_2=(4, 2), up_3=(2, 1))
+    sd, blocks = Random(seed), dict(WIDTHS)
     if upsampling == 'most': blocks['up_4'] = (1, .5)
     sd.layer('fc', 16*ngf*area, nz) if area else sd.layer('fc', 16*ngf, nc, 3, 3)
     for name, (ni, no) in blocks.items():
@@ -147,7 +159,9 @@ def random_generator(nc, ngf=2, upsampling='normal', area=None, nz=256, base='ba
         mid = min(ni, no)
         sd.layer(f'{name}.conv_0', mid, ni, 3, 3, sn=sn); sd.layer(f'{name}.conv_1', no, mid, 3, 3, sn=sn)
         sd.spade(f'{name}.norm_0', ni, nc, ks, base, hidden); sd.spade(f'{name}.norm_1', mid, nc, ks, base, hidden)
-        if ni != no: sd.layer(f'{name}.conv_s', no, ni, 1, 1, bias=False, sn=sn); sd.spade(f'{name}.norm_s', ni, nc, ks, base, hidden)
+        if ni != no:
+            sd.layer(f'{name}.conv_s', no, ni, 1, 1, bias=False, sn=sn)
+            sd.spade(f'{name}.norm_s', ni, nc, ks, base, hidden)
     sd.layer('conv_img', 3, no, 3, 3)
     return dict(sd)
 

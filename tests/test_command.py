@@ -1,5 +1,5 @@
 "The command spade-train: a run, an interrupted run, a user's folder, real folders, and what it refuses"
-import csv, json, os, shutil, signal, subprocess, sys, time
+import csv, json, os, re, shutil, signal, subprocess, sys, time
 import numpy as np, pytest
 from PIL import Image
 from conftest import ROOT
@@ -9,7 +9,8 @@ SMALL = '--tiles 40 --size 32 --bs 4 --device cpu'.split()
 FILES = {'config.json', 'history.csv', 'losses.png', 'model.safetensors', 'report.json', 'samples', 'samples.png'}
 ENV = {**os.environ, 'PYTHONPATH': str(ROOT)}
 
-def spade_train(*args, cwd, **kw): return subprocess.run([*CMD, *map(str, args)], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300, **kw)
+def spade_train(*args, cwd):
+    return subprocess.run([*CMD, *map(str, args)], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
 
 def report(out): return json.loads((out/'report.json').read_text())
 
@@ -33,13 +34,16 @@ def test_a_run_and_a_second_one(tmp_path):
     assert again['colour_accuracy'] == rep['colour_accuracy']
 
 def test_ctrl_c_saves_what_was_learned(tmp_path):
-    run = subprocess.Popen([*CMD, *SMALL, '--epochs', '5000'], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = subprocess.Popen([*CMD, *SMALL, '--epochs', '5000'], cwd=tmp_path, env=ENV, **pipes)
     out, start = tmp_path/'spade_run', time.time()
-    while not (out/'samples/epoch_000.png').exists() and run.poll() is None and time.time() - start < 120: time.sleep(.1)
+    first = out/'samples/epoch_000.png'
+    while not first.exists() and run.poll() is None and time.time() - start < 120: time.sleep(.1)
     run.send_signal(signal.SIGINT)
     said, _ = run.communicate(timeout=120)
     assert run.returncode == 0, said
-    assert FILES <= {o.name for o in out.iterdir()} and report(out)['stopped'] == 'by Ctrl-C' and 'Traceback' not in said
+    assert FILES <= {o.name for o in out.iterdir()}
+    assert report(out)['stopped'] == 'by Ctrl-C' and 'Traceback' not in said
     from spade_fastai.drawing import generate
     from spade_fastai.saving import load_spade
     assert generate(load_spade(out/'model.safetensors'), np.zeros((32, 32), dtype=np.uint8)).size == (32, 32)
@@ -58,11 +62,13 @@ def colours(tmp_path):
         Image.fromarray(rgb).save(path/f'images/photo{i}.jpg')
         rows.append(f"photo{i}.jpg,m{i}.png,{'train' if i < 8 else 'val' if i < 11 else 'exclude'}")
     (path/'split.csv').write_text('\n'.join(rows))
-    (path/'class_dict.csv').write_text('name,r,g,b\n' + '\n'.join(f'{c},{r},{g},{b}' for c, (r, g, b) in zip(pal.codes, pal.colors)))
+    classes = [f'{c},{r},{g},{b}' for c, (r, g, b) in zip(pal.codes, pal.colors, strict=True)]
+    (path/'class_dict.csv').write_text('\n'.join(['name,r,g,b', *classes]))
     return path
 
 def test_a_folder_of_colour_masks(colours, tmp_path):
-    run = spade_train('--path', colours, '--size', 32, '--bs', 4, '--epochs', 1, '--device', 'cpu', '--out', 'out', cwd=tmp_path)
+    short = '--size 32 --bs 4 --epochs 1 --device cpu --out out'.split()
+    run = spade_train('--path', colours, *short, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert '8 pictures to learn from, 3 held back, 13 classes' in run.stdout
     from spade_fastai.saving import load_spade
@@ -70,12 +76,34 @@ def test_a_folder_of_colour_masks(colours, tmp_path):
     assert reader.codes[1] == 'Water' and reader.table[(0x22, 0x67, 0xa7)] == 1
 
 def test_refusals_are_one_line(colours, tmp_path):
-    for args, says in [(['--path', 'nowhere'], 'there is no folder nowhere'), (['--preset', 'huge'], "no preset 'huge'"),
-                       (['--path', colours, '--size', 60], 'multiple of 8'), (['--path', colours, '--bs', 1], '--bs 1 does not work'), (['--ignore', 255], '--ignore says how'), (['--path', colours, '--split', 'typo.csv'], 'there is no file typo.csv'),
-                       (['--path', colours, '--bs', 9], 'only 8 masks are for training'), (['--path', colours, '--codes', 'no.txt'], 'no.txt')]:
-        run = spade_train(*args, '--epochs', 1, '--device', 'cpu', '--out', 'refused', cwd=tmp_path)
-        assert run.returncode == 1 and says in run.stderr and 'Traceback' not in run.stderr, f'{args}: {run.stderr}'
+    "One in a process of its own; the others by the same function, which takes no time"
+    from spade_fastai.commands.train import main
+    last = ['--epochs', '1', '--device', 'cpu', '--out', str(tmp_path/'refused')]
+    run = spade_train('--path', 'nowhere', *last, cwd=tmp_path)
+    assert run.returncode == 1 and 'there is no folder nowhere' in run.stderr and 'Traceback' not in run.stderr
+    mine = ['--path', str(colours)]
+    for args, says in [(['--preset', 'huge'], "no preset 'huge'"), (mine + ['--size', '60'], 'multiple of 8'),
+                       (mine + ['--bs', '1'], '--bs 1 does not work'), (['--ignore', '255'], '--ignore says how'),
+                       (mine + ['--split', 'typo.csv'], 'there is no file typo.csv'),
+                       (mine + ['--bs', '9'], 'only 8 masks are for training'),
+                       (mine + ['--codes', 'no.txt'], 'no.txt')]:
+        with pytest.raises(SystemExit, match=f'^spade-train: .*{says}'): main(args + last)
     assert not (tmp_path/'refused').exists() or not any((tmp_path/'refused').iterdir())
+
+HELP = dict(train='path codes size bs epochs minutes preset device seed out masks images split ignore cure tiles '
+                  'workers',
+            check='masks images codes table ignore ids tolerance instances bands percentiles align skip size limit '
+                  'figure')
+
+@pytest.mark.parametrize('command', HELP)
+def test_help_says_what_each_option_is(command, capsys):
+    main = __import__(f'spade_fastai.commands.{command}', fromlist=['main']).main
+    with pytest.raises(SystemExit) as e: main(['--help'])
+    said = ' '.join(capsys.readouterr().out.split())
+    assert e.value.code == 0
+    shown = said.partition('options:')[2]
+    for o in HELP[command].split(): assert re.search(rf'--{o}( \(\w+\))? \w', shown), f'--{o} has no text in {shown}'
+    assert "a pattern such as '*_mask.png', or 'train,valid'" in said
 
 # A folder with something wrong in it
 
@@ -92,15 +120,21 @@ def _changed(folder, change):
 def _marked(ids): ids[:2, :3] = 77; return ids
 def _emptied(path): [o.unlink() for o in path.rglob('*.png')]
 
-WRONG = dict(                                                 # what is done to it, what the command says, what Python says
+WRONG = dict(                                       # what is done to it, what the command says, what Python says
     empty=(_emptied, 'no picture files in', 'no picture files in'),
-    no_masks=(lambda p: shutil.rmtree(p/'labels'), 'does not tell which files are masks', 'there is no folder .*labels; folders in .*: images'),
-    no_image=(_without('images', 2), '1 mask has no image: 000002.png; add the missing files', '1 of 12 masks have no image: 000002.png.* add the'),
-    no_mask=(_without('labels', 3), '1 image has no mask: 000003.png; add the missing files', '1 of 12 images have no mask: 000003.png.* add the'),
-    id=(_changed('labels', _marked), 'value 77 is in 1 file.* 000005.png.*; classes are 0, 1.* add its name to the codes.*pass `--ignore 77`',
+    no_masks=(lambda p: shutil.rmtree(p/'labels'), 'does not tell which files are masks',
+              'there is no folder .*labels; folders in .*: images'),
+    no_image=(_without('images', 2), '1 mask has no image: 000002.png; add the missing files',
+              '1 of 12 masks have no image: 000002.png.* add the'),
+    no_mask=(_without('labels', 3), '1 image has no mask: 000003.png; add the missing files',
+             '1 of 12 images have no mask: 000003.png.* add the'),
+    id=(_changed('labels', _marked),
+        'value 77 is in 1 file.* 000005.png.*; classes are 0, 1.* add its name to the codes.*pass `--ignore 77`',
         '000005.png has id 77; classes are 0..12; .*pass `ignore=77`'),
-    size=(_changed('labels', lambda a: a[:, :20]), *['000005.png is 20x32 but image .*000005.png is 32x32 .*; crop or resize one']*2),
-    broken=(lambda p: (p/'labels/000001.png').write_bytes(b'<html>'), *['cannot read mask .*000001.png.*replace the file or take it out']*2))
+    size=(_changed('labels', lambda a: a[:, :20]),
+          *['000005.png is 20x32 but image .*000005.png is 32x32 .*; crop or resize one']*2),
+    broken=(lambda p: (p/'labels/000001.png').write_bytes(b'<html>'),
+            *['cannot read mask .*000001.png.*replace the file or take it out']*2))
 
 @pytest.mark.parametrize('what', WRONG)
 def test_a_folder_with_a_fault(what, tmp_path):
@@ -110,9 +144,12 @@ def test_a_folder_with_a_fault(what, tmp_path):
     path = make_landcover(tmp_path/'land', n=12, size=32)
     spoil, command, python = WRONG[what]
     spoil(path)
-    with pytest.raises(SystemExit, match=f'^spade-train: .*{command}'): main(['--path', str(path), '--size', '32', '--out', str(tmp_path/'out')])
-    assert not (tmp_path/'out').exists()
-    with pytest.raises((ValueError, FileNotFoundError), match=python): SpadeDataLoaders.from_folder(path, size=32, bs=4)
+    out = tmp_path/'out'
+    with pytest.raises(SystemExit, match=f'^spade-train: .*{command}'):
+        main(['--path', str(path), '--size', '32', '--out', str(out)])
+    assert not out.exists()
+    with pytest.raises((ValueError, FileNotFoundError), match=python):
+        SpadeDataLoaders.from_folder(path, size=32, bs=4)
 
 def test_a_fault_can_be_cured(tmp_path, capsys):
     from spade_fastai.data.landcover import make_landcover
@@ -126,14 +163,15 @@ def test_a_fault_can_be_cured(tmp_path, capsys):
 # Real pictures
 
 @pytest.mark.parametrize('folder,args,counts', [
-    ('landcover', ['--ignore', 5], '55 pictures to learn from, 8 held back, 6 classes'),
-    ('camvid', ['--masks', 'valannot,testannot', '--images', 'val,test'], '101 pictures to learn from, 233 held back, 12 classes'),
-    ('camvid', ['--ignore', 11], '367 pictures to learn from, 101 held back, 12 classes'),
-    ('extra/coco_stuff_sample', [], '13 pictures to learn from, 8 held back, 182 classes'),             # colour tells little there
-    ('extra/chesapeake_patches', [], '15 pictures to learn from, 1 held back, 4 classes')])
+    ('landcover', ['--ignore', 5], (55, 8, 6)),
+    ('camvid', ['--masks', 'valannot,testannot', '--images', 'val,test'], (101, 233, 12)),
+    ('camvid', ['--ignore', 11], (367, 101, 12)),
+    ('extra/coco_stuff_sample', [], (13, 8, 182)),                                    # colour tells little there
+    ('extra/chesapeake_patches', [], (15, 1, 4))])
 def test_real_pictures(shared, tmp_path, folder, args, counts):
-    run = spade_train('--path', shared/'data'/folder, *args, '--size', 32, '--epochs', 1, '--minutes', .1, '--device', 'cpu', '--out', 'out', cwd=tmp_path)
+    short = '--size 32 --epochs 1 --minutes .1 --device cpu --out out'.split()
+    run = spade_train('--path', shared/'data'/folder, *args, *short, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert counts in run.stdout
+    assert '{} pictures to learn from, {} held back, {} classes'.format(*counts) in run.stdout
     acc = report(tmp_path/'out')['colour_accuracy']
     assert (.005 if 'coco' in folder else .15) < acc['real'] < .95 and np.isfinite(acc['fake'])

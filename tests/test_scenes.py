@@ -12,9 +12,13 @@ from PIL import Image
 from spade_fastai.core import plain
 from spade_fastai.palette import LANDCOVER_CODES
 from spade_fastai.data.landcover import landcover_tile
+from spade_fastai.data.grids import *
 from spade_fastai.data.raster import *
 from spade_fastai.data.scenes import *
+from spade_fastai.data.areas import *
+from spade_fastai.data.areas import gap
 from spade_fastai.data.chips import *
+from spade_fastai.data.chips import count_classes, one_class, pieces, starts
 
 @pytest.fixture(scope='module')
 def geo(shared): return shared/'data/geo'
@@ -29,15 +33,17 @@ def stored(fn, **kw):
 
 def write(fn, a, transform=Affine(1, 0, 350_000, 0, -1, 4_300_000), crs='EPSG:32618', **kw):
     a = a[..., None] if a.ndim == 2 else a
-    prof = dict(driver='GTiff', height=a.shape[0], width=a.shape[1], count=a.shape[2], dtype=a.dtype, transform=transform, crs=crs) | kw
+    prof = dict(driver='GTiff', height=a.shape[0], width=a.shape[1], count=a.shape[2], dtype=a.dtype,
+                transform=transform, crs=crs) | kw
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         with rasterio.open(fn, 'w', **prof) as f: f.write(np.moveaxis(a, -1, 0))
     return fn
 
 def by_hand(src, dst, fill):
-    "Nearest pixels of file `src` under the pixel centres of file `dst`, one at a time, for grids that point north in one CRS"
-    with rasterio.open(src) as s, rasterio.open(dst) as d: a, ts, td, size = s.read(1), s.transform, d.transform, d.shape
+    "Nearest pixels of `src` under the pixel centres of `dst`, one at a time, for grids that point north in one CRS"
+    with rasterio.open(src) as s, rasterio.open(dst) as d:
+        a, ts, td, size = s.read(1), s.transform, d.transform, d.shape
     res = np.full(size, fill, np.int32)
     for r in range(size[0]):
         for c in range(size[1]):
@@ -60,7 +66,8 @@ def test_pixels_that_are_not_square(geo):
 
 def test_16_bits_scaled_by_percentiles_without_nodata(geo):
     fn = geo/'baguio_landsat/merged-landsat.tif'
-    with expect_fail(ValueError, 'merged-landsat.tif has 6 bands, not named; say which are red, green and blue'): open_raster(fn).image()
+    said = 'merged-landsat.tif has 6 bands, not named; say which are red, green and blue'
+    with expect_fail(ValueError, said): open_raster(fn).image()
     a = stored(fn)[..., [2, 1, 0]]
     seen = (a != 0).any(-1)                                                       # the slanted border is 0 in all bands
     assert 0 < seen.mean() < 1
@@ -93,7 +100,8 @@ def test_a_grid_shifted_by_part_of_a_pixel_with_nodata_32767(geo):
     assert (np.where(want == 32767, -9, want) == got).all() and (got == -9).any() and got.max() > 7000
     gdal = np.full(image.size, -9, np.int16)                                      # and GDAL's own warper
     with rasterio.open(evt.fns[0]) as s, rasterio.open(image.fns[0]) as t:
-        reproject(rasterio.band(s, 1), gdal, dst_transform=t.transform, dst_crs=t.crs, dst_nodata=-9, init_dest_nodata=True)
+        reproject(rasterio.band(s, 1), gdal, dst_transform=t.transform, dst_crs=t.crs, dst_nodata=-9,
+                  init_dest_nodata=True)
     assert (gdal == got).all()
     assert (evt.ids()[evt.read()[1]] == stored(evt.fns[0])[..., 0][stored(evt.fns[0])[..., 0] != 32767]).all()
 
@@ -113,7 +121,8 @@ def test_another_projection_point_by_point(tmp_path):
     mask = open_raster(write(tmp_path/'utm.tif', ids, Affine(3, 0, 350_000, 0, -3, 4_300_600)))
     grid = Grid(150, 170, (4e-5, 0, -76.7300, 0, -3e-5, 38.8410), 'EPSG:4326')
     x, y = np.meshgrid(np.arange(170) + .5, np.arange(150) + .5)
-    gx, gy = (np.array(o) for o in warp_points('EPSG:4326', 'EPSG:32618', (-76.7300 + 4e-5*x).ravel(), (38.8410 - 3e-5*y).ravel()))
+    lon, lat = (-76.7300 + 4e-5*x).ravel(), (38.8410 - 3e-5*y).ravel()
+    gx, gy = (np.array(o) for o in warp_points('EPSG:4326', 'EPSG:32618', lon, lat))
     c, r = np.floor((gx - 350_000)/3).astype(int), np.floor((4_300_600 - gy)/3).astype(int)
     inside = (c >= 0) & (r >= 0) & (c < 240) & (r < 200)
     want = np.where(inside, ids[r.clip(0, 199), c.clip(0, 239)], 99).reshape(150, 170)
@@ -133,13 +142,16 @@ def test_rotated_grid(tmp_path):
             if 0 <= c < 96 and 0 <= q < 96: want[i, j] = ids[int(q), int(c)]
     assert (r.ids(grid=grid, fill=99) == want).all() and (want != 99).any()
 
-@pytest.mark.parametrize('kw', [dict(BIGTIFF='YES'), dict(tiled=True, blockxsize=32, blockysize=16, compress='lzw', predictor=2), dict(compress='zstd'),
-                                dict(compress='packbits'), dict(tiled=True, blockxsize=64, blockysize=64, compress='deflate', interleave='band')])
+def tiles(w, h, **kw): return dict(tiled=True, blockxsize=w, blockysize=h, **kw)
+
+@pytest.mark.parametrize('kw', [dict(BIGTIFF='YES'), tiles(32, 16, compress='lzw', predictor=2), dict(compress='zstd'),
+                                dict(compress='packbits'), tiles(64, 64, compress='deflate', interleave='band')])
 @pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'int16', 'int32', 'float32'])
 def test_every_kind_of_tiff_keeps_its_ids(tmp_path, kw, dtype):
     rng = np.random.default_rng(0)
     if dtype == 'float32': kw = {k: v for k,v in kw.items() if k != 'predictor'}
-    lo, hi = {'uint8': (0, 256), 'uint16': (0, 65536), 'int16': (-300, 32768), 'int32': (-70_000, 2**31), 'float32': (-100, 5000)}[dtype]
+    lo, hi = {'uint8': (0, 256), 'uint16': (0, 65536), 'int16': (-300, 32768), 'int32': (-70_000, 2**31),
+              'float32': (-100, 5000)}[dtype]
     a = rng.integers(lo, hi, (70, 90)).astype(dtype)
     r = open_raster(write(tmp_path/'a.tif', np.dstack([a, a[::-1]]), **kw), bands=2)
     assert (r.ids() == a[::-1].astype(int)).all() and (r.ids((5, 33, 40, 57)) == a[::-1][5:45, 33:].astype(int)).all()
@@ -147,18 +159,23 @@ def test_every_kind_of_tiff_keeps_its_ids(tmp_path, kw, dtype):
 def test_internal_mask_counts_as_nodata_and_alpha_does_not(tmp_path):
     rgb = landcover_tile(5, 64)[1] + 1
     fn = write(tmp_path/'m.tif', rgb, photometric='rgb')
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(fn, 'r+') as f: f.write_mask((np.arange(64*64).reshape(64, 64) % 3 > 0).astype(np.uint8)*255)
+    there = np.arange(64*64).reshape(64, 64) % 3 > 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(fn, 'r+') as f:
+        f.write_mask(there.astype(np.uint8)*255)
     r = open_raster(fn)
-    assert r.may_miss and (r.read()[1] == (np.arange(64*64).reshape(64, 64) % 3 > 0)).all()
+    assert r.may_miss and (r.read()[1] == there).all()
     alpha = open_raster(write(tmp_path/'a.tif', np.dstack([rgb, rgb[..., 0]*0]), photometric='rgb', alpha='yes'))
     assert (alpha.image() == rgb).all() and not alpha.may_miss
 
 def test_without_rasterio_the_message_names_the_extra(tmp_path):
     fn = write(tmp_path/'geo.tif', landcover_tile(5, 64)[0])
-    code = f"import sys; sys.modules['rasterio'] = None; from spade_fastai.data.raster import *; print(grid_of({str(tmp_path/'p.tif')!r}))\ntry: grid_of({str(fn)!r})\nexcept ImportError as e: print(e)"
+    code = ("import sys; sys.modules['rasterio'] = None\nfrom spade_fastai.data.grids import *\n"
+            f"print(grid_of({str(tmp_path/'p.tif')!r}))\ntry: grid_of({str(fn)!r})\nexcept ImportError as e: print(e)")
     Image.fromarray(landcover_tile(5, 64)[0]).save(tmp_path/'p.tif')
-    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent).stdout
-    assert '64x64 pixels (width x height), no georeference' in out and f'{fn} needs rasterio: pip install "spade-fastai[geo]"' in out
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True,
+                         cwd=Path(__file__).parent.parent).stdout
+    assert '64x64 pixels (width x height), no georeference' in out
+    assert f'{fn} needs rasterio: pip install "spade-fastai[geo]"' in out
 
 # Scenes: real ones
 
@@ -166,7 +183,8 @@ def leak(tp):
     "Smallest distance between a training and a validation chip"
     land, box = tp.scenes.boxes(tp.pool)
     t, v = np.unique(tp.train), np.unique(tp.valid)
-    return min(gap(box[t[land[t] == l]], box[v[land[v] == l]]) for l in np.unique(land) if (land[t] == l).any() and (land[v] == l).any())
+    both = [l for l in np.unique(land) if (land[t] == l).any() and (land[v] == l).any()]
+    return min(gap(box[t[land[t] == l]], box[v[land[v] == l]]) for l in both)
 
 def test_dubai_one_class_chips_before_and_after(dubai):
     scenes = Scenes(dubai/'images', dubai/'masks', dubai/'class_dict.csv')
@@ -176,7 +194,9 @@ def test_dubai_one_class_chips_before_and_after(dubai):
     for i in (0, 700, 1500):
         c, = grid.chips([i])
         with Image.open(scenes.masks[c.scene]) as im: a = np.array(im.convert('RGB'))[c.y:c.y+256, c.x:c.x+256]
-        assert [sum(int((a == k).all(-1).sum()) for k,v in scenes.reader.table.items() if v == n) for n in range(6)] == grid.counts[i].tolist()
+        n = np.zeros(6, int)
+        for color,k in scenes.reader.table.items(): n[k] += (a == color).all(-1).sum()
+        assert n.tolist() == grid.counts[i].tolist()
     tp = TilePairs(scenes)
     even, weighted = one_class(tp.counts), one_class(tp.counts[tp.train])
     assert even > .2 and weighted < .6*even
@@ -185,10 +205,12 @@ def test_dubai_one_class_chips_before_and_after(dubai):
     assert leak(tp) >= 64
     middle = TilePairs(scenes, split=SceneSplit([f'tile{i}_part005' for i in range(1, 9)]))
     part = lambda which: {scenes.masks[i].stem[-7:] for i in middle.pool[which][:, 0]}
-    assert part(middle.valid) == {'part005'} and part(middle.train) == {f'part00{i}' for i in range(1, 10)} - {'part005'}
+    assert part(middle.valid) == {'part005'}
+    assert part(middle.train) == {f'part00{i}' for i in range(1, 10)} - {'part005'}
 
 def test_baguio_from_two_grids_to_batches(geo):
-    d, names = geo/'baguio_landsat', {1: 'water', 2: 'trees', 5: 'crops', 7: 'built', 8: 'bare', 10: 'clouds', 11: 'range'}
+    d = geo/'baguio_landsat'
+    names = {1: 'water', 2: 'trees', 5: 'crops', 7: 'built', 8: 'bare', 10: 'clouds', 11: 'range'}
     for mask in ('landcover-30m.tif', 'landcover.tif'):
         tp = tile_pairs(d/'merged-landsat.tif', d/mask, ids=names, bands=(3, 2, 1), size=32, max_nodata=.2)
         r, image = tp.scenes.reader, open_raster(d/'merged-landsat.tif')
@@ -196,12 +218,14 @@ def test_baguio_from_two_grids_to_batches(geo):
         raw, seen = by_hand(d/mask, d/'merged-landsat.tif', 0), (stored(d/'merged-landsat.tif')[..., :3] != 0).any(-1)
         want = np.full(raw.shape, 7)
         for i,v in enumerate(names): want[(raw == v) & seen] = i
-        for c in tp.chips(tp.train[:30]): assert (tp.scenes.labels(c) == want[c.y:c.y+32, c.x:c.x+32]).all() and (want[c.y:c.y+32, c.x:c.x+32] == 7).mean() <= .2
+        for c in tp.chips(tp.train[:30]):
+            chip = want[c.y:c.y+32, c.x:c.x+32]
+            assert (tp.scenes.labels(c) == chip).all() and (chip == 7).mean() <= .2
         assert leak(tp) >= 8
     dls = tp.transform(item_tfms=[]).dataloaders(bs=4, shuffle=False, drop_last=False)
     pic = open_raster(d/'merged-landsat.tif', (3, 2, 1)).image()
     m, i = next(iter(dls.valid))
-    for c, x, y in zip(tp.chips(tp.valid), m, i):
+    for c, x, y in zip(tp.chips(tp.valid), m, i, strict=False):
         assert (plain(x).numpy() == want[c.y:c.y+32, c.x:c.x+32]).all()
         assert np.abs(plain(y).permute(1, 2, 0).numpy() - (pic[c.y:c.y+32, c.x:c.x+32]/127.5 - 1)).max() < 1e-5
     assert (dls.ignore, dls.size, dls.n_classes) == (0, (32, 32), 7)
@@ -214,7 +238,8 @@ def test_storm_lake_sparse_ids_and_band_files(geo):
     used = set(np.unique(stored(d/'storml_evt.tif'))) - {32767}
     names = {int(r[key]): r[label] for r in rows if int(r[key]) in used}
     assert len(names) == len(used)
-    tp = tile_pairs([[d/f'sr_b{i}_20200829.tif' for i in (6, 5, 4)]], [d/'storml_evt.tif'], ids=names, size=32, split=BlockSplit(.2, margin=4))
+    bands = [d/f'sr_b{i}_20200829.tif' for i in (6, 5, 4)]
+    tp = tile_pairs([bands], [d/'storml_evt.tif'], ids=names, size=32, split=BlockSplit(.2, margin=4))
     raw = by_hand(d/'storml_evt.tif', d/'sr_b4_20200829.tif', 32767)
     to = {v: tp.scenes.reader.codes.index(n) for v,n in names.items()}
     n = tp.scenes.reader.n_classes
@@ -244,15 +269,20 @@ def test_sen1floods_share_of_nodata(geo):
 def test_no_training_chip_comes_near_a_validation_chip(tmp_path, seed, margin):
     ids, rgb = landcover_tile([1, 0], (288, 288))
     t = Affine(1, 0, 350_000, 0, -1, 4_300_000)
-    shift = [(0, 0), (200, 0), (0, 250), (230, 260)]                              # four files of one mosaic that overlap
-    files = [(write(tmp_path/f'i{k}.tif', rgb, t*Affine.translation(*s)), write(tmp_path/f'm{k}.tif', ids, t*Affine.translation(*s))) for k,s in enumerate(shift)]
-    tp = tile_pairs(*zip(*files), LANDCOVER_CODES, size=(32, 48), split=BlockSplit(.2, margin=margin), seed=seed)
-    ground = np.array([(y + shift[i][1], x + shift[i][0], y + shift[i][1] + h, x + shift[i][0] + w) for i,y,x,h,w in tp.pool])
+    shift = [(0, 0), (200, 0), (0, 250), (230, 260)]                    # four files of one mosaic that overlap
+    files = []
+    for k,o in enumerate(t*Affine.translation(*s) for s in shift):
+        files.append((write(tmp_path/f'i{k}.tif', rgb, o), write(tmp_path/f'm{k}.tif', ids, o)))
+    cut = lambda: tile_pairs(*zip(*files, strict=True), LANDCOVER_CODES, size=(32, 48),
+                             split=BlockSplit(.2, margin=margin), seed=seed)
+    tp, again = cut(), cut()
+    origin = np.array(shift)[tp.pool[:, 0]][:, [1, 0, 1, 0]]
+    ground = tp.pool[:, [1, 2, 1, 2]] + np.stack([0*tp.pool[:, 3], 0*tp.pool[:, 3], *tp.pool[:, 3:].T], 1) + origin
     tr, va = ground[tp.train], ground[tp.valid]
-    near = np.maximum(tr[:, None, :2] - va[None, :, 2:], va[None, :, :2] - tr[:, None, 2:]).max(-1)      # all pairs, independent of `gap`
+    # all pairs, independent of `gap`
+    near = np.maximum(tr[:, None, :2] - va[None, :, 2:], va[None, :, :2] - tr[:, None, 2:]).max(-1)
     assert near.min() >= margin and len(tp.valid) > 5 and len(tp.train) > 50
     assert near.min() == pytest.approx(leak(tp))
-    again = tile_pairs(*zip(*files), LANDCOVER_CODES, size=(32, 48), split=BlockSplit(.2, margin=margin), seed=seed)
     assert (again.train == tp.train).all() and (again.valid == tp.valid).all()
 
 def test_files_of_one_place_in_two_projections_share_their_blocks(tmp_path):
@@ -271,15 +301,16 @@ def test_files_of_one_place_in_two_projections_share_their_blocks(tmp_path):
 def test_what_cannot_be_split_is_said(tmp_path):
     ids, rgb = landcover_tile([1, 1], 128)
     files = write(tmp_path/'i.tif', rgb), write(tmp_path/'m.tif', ids)
-    with expect_fail(ValueError, 'no chip is left for'): tile_pairs(*files, LANDCOVER_CODES, size=96)
-    with expect_fail(ValueError, 'all 1 scenes are held back'): tile_pairs(*files, LANDCOVER_CODES, size=32, split=SceneSplit(0))
-    with expect_fail(ValueError, 'there is no scene x to hold back; scenes are 0..0, or m.tif'): tile_pairs(*files, LANDCOVER_CODES, size=32, split=SceneSplit('x'))
+    for size, split, said in [(96, BlockSplit(), 'no chip is left for'),
+                              (32, SceneSplit(0), 'all 1 scenes are held back'),
+                              (32, SceneSplit('x'), 'there is no scene x to hold back; scenes are 0..0, or m.tif')]:
+        with expect_fail(ValueError, said): tile_pairs(*files, LANDCOVER_CODES, size=size, split=split)
     tp = tile_pairs(*files, LANDCOVER_CODES, size=32, split=BlockSplit(0))
     assert len(tp.valid) == 0 and len(tp.dataloaders(bs=4).valid) == 0
 
-# Draws
+# Which chips
 
-def test_draw_follows_the_weights(tmp_path):
+def test_picks_follow_the_weights(tmp_path):
     ids = np.zeros((256, 1024), np.uint8)
     ids[:, 960:] = 1                                                              # one column of chips in sixteen
     f = write(tmp_path/'i.tif', np.dstack([ids*200]*3)), write(tmp_path/'m.tif', ids)
@@ -298,18 +329,20 @@ def test_grid_reaches_the_last_pixel():
         s = starts(n, size, step)
         assert s[0] == 0 and s[-1] == n - size and (np.diff(s) <= step).all() and len(set(s)) == len(s)
 
-@pytest.mark.parametrize('kw', [dict(tiled=True, blockxsize=64, blockysize=32), dict(), dict(tiled=True, blockxsize=256, blockysize=256)])
+@pytest.mark.parametrize('kw', [tiles(64, 32), dict(), tiles(256, 256)])
 def test_counts_are_those_of_numpy(tmp_path, kw):
     ids, rgb = landcover_tile([1, 2], (200, 333))
     s = Scenes(write(tmp_path/'i.tif', rgb), write(tmp_path/'m.tif', ids, **kw), LANDCOVER_CODES)
     for limit in (5000, 1 << 19):
         ys, xs = starts(200, 48, 7), starts(333, 40, 11)
-        n = s.count(0, ys, xs, (48, 40), limit)
+        n = count_classes(s, 0, ys, xs, (48, 40), limit)
         for i in range(0, len(ys), 3):
-            for j in range(len(xs)): assert (n[i, j] == np.bincount(ids[ys[i]:ys[i]+48, xs[j]:xs[j]+40].ravel(), minlength=14)).all()
+            for j in range(len(xs)):
+                chip = ids[ys[i]:ys[i]+48, xs[j]:xs[j]+40]
+                assert (n[i, j] == np.bincount(chip.ravel(), minlength=14)).all()
     for limit in (3000, 1 << 19):
         seen = np.zeros((200, 333), int)
-        for c in s.pieces(0, limit): seen[c.y:c.y+c.h, c.x:c.x+c.w] += 1
+        for c in pieces(s, 0, limit): seen[c.y:c.y+c.h, c.x:c.x+c.w] += 1
         assert (seen == 1).all()
 
 # Memory
@@ -319,9 +352,10 @@ BIG = int(os.environ.get('SPADE_BIG_SCENE', 7000))
 def make_big(path, n):
     "Image and mask of n x n pixels, written block by block"
     lands = [landcover_tile([7, i], 512) for i in range(3)]
-    kw = dict(driver='GTiff', height=n, width=n, dtype='uint8', tiled=True, blockxsize=512, blockysize=512, compress='deflate', zlevel=1, crs='EPSG:32618',
-              transform=Affine(1, 0, 350_000, 0, -1, 4_300_000))
-    with rasterio.open(path/'mask.tif', 'w', count=1, **kw) as m, rasterio.open(path/'image.tif', 'w', count=3, photometric='rgb', **kw) as im:
+    kw = dict(driver='GTiff', mode='w', height=n, width=n, dtype='uint8', crs='EPSG:32618',
+              **tiles(512, 512, compress='deflate', zlevel=1), transform=Affine(1, 0, 350_000, 0, -1, 4_300_000))
+    with (rasterio.open(path/'mask.tif', count=1, **kw) as m,
+          rasterio.open(path/'image.tif', count=3, photometric='rgb', **kw) as im):
         for y in range(0, n, 512):
             for x in range(0, n, 512):
                 (ids, rgb), w = lands[(x//512*5 + y//512*3) % 3], Window(x, y, min(512, n - x), min(512, n - y))
@@ -330,7 +364,10 @@ def make_big(path, n):
 
 MEASURE = """
 import sys, time
-rss = lambda: next(int(o.split()[1]) for o in open('/proc/self/status') if o.startswith('VmHWM'))/1024    # ru_maxrss would begin with the parent's
+from spade_fastai.data.chips import tile_pairs
+from spade_fastai.palette import LANDCOVER_CODES
+def rss():                                                    # ru_maxrss would begin with the parent's
+    return next(int(o.split()[1]) for o in open('/proc/self/status') if o.startswith('VmHWM'))/1024
 before, t = rss(), time.time()
 tp = tile_pairs('image.tif', 'mask.tif', LANDCOVER_CODES, size=256)
 print(f'tile_pairs {time.time() - t:.1f} s', file=sys.stderr)
@@ -347,7 +384,8 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
     if not Path('/proc/self/status').exists(): pytest.skip('peak memory is read from /proc')
     make_big(tmp_path, BIG)
     env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parent.parent), 'OMP_NUM_THREADS': '1'}
-    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', MEASURE, '200' if BIG < 10_000 else '1000'], capture_output=True, text=True, cwd=tmp_path, env=env)
+    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', MEASURE, '200' if BIG < 10_000 else '1000'],
+                       capture_output=True, text=True, cwd=tmp_path, env=env)
     assert p.returncode == 0, p.stderr
     before, after = map(int, p.stdout.split())
     print(f'{BIG}x{BIG}, {BIG**2*4 >> 20} MB decoded: {before} MB after the imports, {after} MB at most;', p.stderr)
@@ -360,7 +398,8 @@ def test_a_learner_trains_on_chips(tmp_path):
     from fastai.learner import load_learner
     ids, rgb = landcover_tile([1, 3], (256, 320))
     Image.fromarray(ids).save(tmp_path/'m.png'); Image.fromarray(rgb).save(tmp_path/'i.png')
-    dls = tile_pairs(tmp_path/'i.png', tmp_path/'m.png', LANDCOVER_CODES, size=64, place=AtRandom(n=12)).dataloaders(bs=4)
+    tp = tile_pairs(tmp_path/'i.png', tmp_path/'m.png', LANDCOVER_CODES, size=64, place=AtRandom(n=12))
+    dls = tp.dataloaders(bs=4)
     learn = spade_learner(dls, tiny, path=tmp_path)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert np.isfinite(learn.recorder.values[-1]).all()

@@ -1,4 +1,4 @@
-"""TODO subtitle
+"""Mask, real, fake side by side, always in that order, with one legend.
 
 Docs: https://spade-fastai.github.io/spade_fastai/lib/data/show.html.md"""
 
@@ -16,50 +16,67 @@ from torch import Tensor
 from fastai.vision.all import TensorImage, TensorMask, dispatch
 from ..core import *
 from ..palette import *
-from .block import *
+from .readers import *
 
 # %% ../../nbs/lib/data/08_show.ipynb #c86573952
 def _ids(o): return o if isinstance(o, Tensor) else torch.from_numpy(np.array(o, dtype=np.int64))
 
 def _picture(o):
-    "A picture as [3,H,W] in [0,1]; of instances the edges, black on white"
+    "A picture as [3,H,W] in [0,1]; of instances the edges, black on white; of a map its first channel, stretched"
     if isinstance(o, (TensorInstance, PILInstance)):
         return 1. - instance_edges(plain(_ids(o))[None])[0].float().expand(3, -1, -1)
+    if isinstance(o, (TensorMap, PILMap)):
+        x = plain(o)[0] if isinstance(o, Tensor) else torch.from_numpy(o.map[0])
+        lo, hi = x.min(), x.max()
+        return ((x - lo)/(hi - lo).clamp_min(1e-12)).expand(3, -1, -1)
     if isinstance(o, Tensor): return o
     a = np.asarray(o)
     return torch.from_numpy(a/255 if a.dtype == np.uint8 else a.copy()).movedim(-1, 0)
 
+# %% ../../nbs/lib/data/08_show.ipynb #cb3effa76
+def _axes(n, k, named, ncols, sz, figsize):
+    "Axes for `n` tuples of `k` pictures in lines of `ncols` tuples, and a legend of the patches `named` below them"
+    most = min(ncols or max(1, 6//k), n)
+    nrows = math.ceil(n/most)
+    ncols = most if ncols else math.ceil(n/nrows)
+    width = figsize[0] if figsize else sz*ncols*k
+    longest = max(len(o.get_label()) for o in named)
+    lcols = min(len(named), max(1, int(width/(.5 + .062*longest))))
+    size = sz*ncols*k, sz*nrows + .3 + .2*math.ceil(len(named)/lcols)          # pictures, titles, legend
+    fig, axs = plt.subplots(nrows, ncols*k, figsize=figsize or size, squeeze=False, dpi=72, layout='constrained')
+    fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)
+    fig.legend(handles=named, loc='outside lower center', ncols=lcols, fontsize=8, frameon=False, borderpad=0,
+               columnspacing=1)
+    return axs, ncols
+
+# %% ../../nbs/lib/data/08_show.ipynb #c340dd82c
 def show_tiles(
-    rows,                             # tuples (mask, image, ...): [H,W] ids and [3,H,W] pictures in [0,1], or PIL pictures or arrays of either
+    rows,  # tuples (mask, image, …): ids [H,W], pictures [3,H,W] in [0,1], PIL pictures or arrays
     palette:Palette=None,             # colours and names; default: the palette on the first mask
     titles=('mask', 'real', 'fake'),  # above the columns
-    ncols:int=None,                   # how many tuples in one line; default: as many as make six pictures
+    ncols:int=None,                   # how many tuples in one line; default: as many as make six pictures, or fewer
     sz:float=1.,                      # inches a picture
     figsize:tuple=None,               # inches; default: from `sz`
     ctxs=None,                        # axes to draw in, one a picture; no legend then
 ):
     "Draws tuples of mask and pictures, with one legend of the classes present"
     rows = [(_ids(r[0]), *map(_picture, r[1:])) for r in rows]
-    k, fig = len(rows[0]), None
+    k, titled = len(rows[0]), ctxs is None
     if palette is None: palette = getattr(rows[0][0], 'palette', None)
     if palette is None: palette = Palette([f'class {i}' for i in range(int(max(r[0].max() for r in rows)) + 1)])
-    if ctxs is None:
-        ncols = min(ncols or max(1, 6//k), len(rows))
-        nrows, lcols = math.ceil(len(rows)/ncols), max(2, ncols*k)
-        named = palette.legend_handles(np.unique(np.concatenate([np.unique(plain(r[0]).cpu()) for r in rows])))
-        size = sz*ncols*k, sz*nrows + .25 + .18*math.ceil(len(named)/lcols)          # pictures, titles, legend
-        fig, axs = plt.subplots(nrows, ncols*k, figsize=figsize or size, squeeze=False, dpi=72, layout='constrained')
-        fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)
-        fig.legend(handles=named, loc='outside lower center', ncols=lcols, fontsize=7, frameon=False, borderpad=0,
-                   columnspacing=1)
-        ctxs = axs.flatten()
-    for i, (ax, o) in enumerate(zip(ctxs, [o for r in rows for o in r])):
+    if titled:
+        present = np.unique(np.concatenate([np.unique(plain(r[0]).cpu()) for r in rows]))
+        ctxs, ncols = _axes(len(rows), k, palette.legend_handles(present), ncols, sz, figsize)
+        ctxs = ctxs.flatten()
+    pictures = [o for r in rows for o in r]
+    for i,(ax,o) in enumerate(zip(ctxs, pictures, strict=False)):             # a last line may be shorter
         pic = palette.paint(o) if i % k == 0 else plain(o).detach().cpu().float().clamp(0, 1).permute(1, 2, 0)
         ax.imshow(pic, interpolation='nearest')
-        if fig and i < ncols*k: ax.set_title(titles[i % k], fontsize=8, pad=2)
+        if titled and i < ncols*k: ax.set_title(titles[i % k], fontsize=8, pad=2)
     for ax in ctxs: ax.set_axis_off()
     return ctxs
 
+# %% ../../nbs/lib/data/08_show.ipynb #c1880f744
 @dispatch
 def show_batch(x:TensorMask, y:TensorImage, samples, ctxs=None, max_n=6, ncols=None, figsize=None, **kwargs):
     return show_tiles(samples[:max_n], ncols=ncols, figsize=figsize, ctxs=ctxs)
@@ -70,15 +87,19 @@ def show_batch(x:TensorMask, y:None, samples, ctxs=None, max_n=6, ncols=None, fi
 
 @dispatch
 def show_results(x:TensorMask, y:TensorImage, samples, outs, ctxs=None, max_n=6, ncols=None, figsize=None, **kwargs):
-    return show_tiles([tuple(s) + tuple(o) for s,o in zip(samples, outs)][:max_n], ncols=ncols, figsize=figsize, ctxs=ctxs)
+    return show_tiles(_with_outs(samples, outs, max_n), ncols=ncols, figsize=figsize, ctxs=ctxs)
 
 @dispatch
 def show_batch(x:tuple, y:TensorImage, samples, ctxs=None, max_n=6, ncols=None, figsize=None, **kwargs):
-    return show_tiles(samples[:max_n], titles=('mask', *_names(x), 'real'), ncols=ncols, figsize=figsize, ctxs=ctxs)
+    return show_tiles(samples[:max_n], titles=(*_names(x), 'real'), ncols=ncols, figsize=figsize, ctxs=ctxs)
 
 @dispatch
 def show_results(x:tuple, y:TensorImage, samples, outs, ctxs=None, max_n=6, ncols=None, figsize=None, **kwargs):
-    return show_tiles([tuple(s) + tuple(o) for s,o in zip(samples, outs)][:max_n], titles=('mask', *_names(x), 'real', 'fake'), ncols=ncols,
-                      figsize=figsize, ctxs=ctxs)
+    rows, titles = _with_outs(samples, outs, max_n), (*_names(x), 'real', 'fake')
+    return show_tiles(rows, titles=titles, ncols=ncols, figsize=figsize, ctxs=ctxs)
 
-def _names(x): return ['style' if isinstance(o, TensorImage) else 'instances' for o in x[1:]]
+def _with_outs(samples, outs, max_n): return [tuple(s) + tuple(o) for s,o in zip(samples, outs, strict=False)][:max_n]
+
+def _names(x):
+    name = {TensorStyle: 'style', TensorInstance: 'instances'}
+    return 'mask', *(o.name if isinstance(o, TensorMap) else name.get(type(o), 'input') for o in x[1:])
