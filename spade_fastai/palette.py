@@ -90,7 +90,7 @@ class Palette:
         present = range(len(self)) if ids is None else np.unique(as_numpy(ids)).tolist()
         return [Patch(facecolor=self.paint(i)/255, edgecolor='grey', label=self.name(i)) for i in present]
 
-# %% ../nbs/lib/01_palette.ipynb #c61048240
+# %% ../nbs/lib/01_palette.ipynb #c89737472
 def as_jpeg(fig, quality=60):
     "A matplotlib figure as JPEG, the last line of a cell"
     from IPython.display import Image
@@ -104,10 +104,10 @@ def show_pictures(*pics, titles=(), zoom=1.75, ncols=8):
     "Pictures side by side, each `zoom`*75 pixels wide"
     import matplotlib.pyplot as plt
     cols = min(ncols, len(pics))
-    rows, aspect, room = -(-len(pics)//cols), pics[0].shape[0]/pics[0].shape[1], .18*bool(titles)
+    rows, aspect, room = -(-len(pics)//cols), pics[0].shape[0]/pics[0].shape[1], .25*bool(titles)
     fig, axs = plt.subplots(rows, cols, figsize=(zoom*cols, (zoom*aspect + room)*rows), dpi=75, squeeze=False)
     for ax in axs.flat: ax.axis('off')
-    for ax,pic in zip(axs.flat, pics): ax.imshow(pic, cmap='gray', interpolation='nearest')
-    for ax,title in zip(axs.flat, titles): ax.set_title(title, fontsize=8)
+    for ax,pic in zip(axs.flat, pics, strict=False): ax.imshow(pic, cmap='gray', interpolation='nearest')
+    for ax,title in zip(axs.flat, titles, strict=False): ax.set_title(title, fontsize=8)
     plt.tight_layout(pad=.2)
     return as_jpeg(fig, 58)

@@ -39,14 +39,14 @@ def compare(net, sd, ours, theirs, inputs=()):
         a, b = ours(net, *xs), theirs(state, train, *ys)
         assert len(a) == len(b)
         probes = [torch.randn(o.shape, dtype=torch.float64) for o in a]
-        for i, (p, q) in enumerate(zip(a, b)): close(p, q, f'output {i}, train={train}')
+        for i, (p, q) in enumerate(zip(a, b, strict=True)): close(p, q, f'output {i}, train={train}')
         assert max(float(o.std()) for o in a) > 1e-3
-        sum((o*p).sum() for o, p in zip(a, probes)).backward()
-        sum((o*p).sum() for o, p in zip(b, probes)).backward()
+        sum((o*p).sum() for o, p in zip(a, probes, strict=True)).backward()
+        sum((o*p).sum() for o, p in zip(b, probes, strict=True)).backward()
         params = {official_key(k): p for k, p in net.named_parameters()}
         assert set(params) == {k for k, v in leaves.items() if v.requires_grad}
         for k, p in params.items(): close(p.grad, leaves[k].grad, f'gradient of {k}, train={train}')
-        for x, y in zip(xs, ys): close(x.grad, y.grad, 'gradient of an input')
+        for x, y in zip(xs, ys, strict=True): close(x.grad, y.grad, 'gradient of an input')
         for k, v in net.named_buffers():
             if (k := official_key(k)) in state: close(v, state[k].detach(), f'{k} after a forward, train={train}')
         moved = [k for k in state if not torch.equal(state[k], leaves[k])]
@@ -246,7 +246,7 @@ def test_losses_through_both_networks(mode, loss, train, tmp_path):
         for net, leaves, gs in ((gen, lg, grads[0]), (critic, ld, grads[1])):
             keys = [official_key(k) for k, _ in net.named_parameters()]
             wants = torch.autograd.grad(target, [leaves[k] for k in keys], retain_graph=True, allow_unused=True)
-            for k, a, b in zip(keys, gs, wants):
+            for k, a, b in zip(keys, gs, wants, strict=True):
                 assert (a is None) == (b is None), k
                 if a is not None: close(a, b, k, 1e-7)
 

@@ -196,5 +196,5 @@ def check_grids(
         raise MaskError(f"{both}. One of them does not say its coordinate system: add it "
                         "(rio edit-info --crs EPSG:… FILE)", 'grid')
     share = coverage(m, i)
-    if not share: raise MaskError(f"{both}. They do not overlap: pair the mask with the image of the same place", 'grid')
-    return share
+    if share: return share
+    raise MaskError(f"{both}. They do not overlap: pair the mask with the image of the same place", 'grid')

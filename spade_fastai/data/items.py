@@ -16,6 +16,7 @@ from .pairs import pairs_in, partners_in
 from .splits import *
 from .readers import *
 from .readers import share
+from .chips import SceneLoaders
 from .itemlist import *
 from .itemlist import BatchList, LOADER_KEYWORDS
 _all_ = ['SpadeItemList']     # so that this room is the door to both
@@ -57,7 +58,7 @@ def folder_pairs(path, masks, images, only_pairs, skip):
     parts = [pairs_in(path, m, i, skip=skip, lonely=only_pairs) for m,i in zip(masks, images, strict=True)]
     return [o[0] for o in parts] if only_pairs else parts
 
-class FolderLoaders(DataLoaders):
+class FolderLoaders(SceneLoaders):
     "`DataLoaders` of masks and images in folders"
     @classmethod
     @delegates(all_steps)

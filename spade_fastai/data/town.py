@@ -15,7 +15,7 @@ from .land import (BARREN, BUILDING, COLORS, LOW, NODATA, PAVED, ROAD, SHRUB, TR
 # %% ../../nbs/lib/data/00b_town.ipynb #c72505765
 def window(size, y, x, angle, reach):
     "Slices of the pixels within `reach` of (y,x), and their coordinates a, b turned by `angle`"
-    (y0,x0),(y1,x1) = [[min(max(int(p+r), 0), n) for p,n in zip((y,x), size)] for r in (-reach,reach+1)]
+    (y0,x0),(y1,x1) = [[min(max(int(p+r), 0), n) for p,n in zip((y,x), size, strict=True)] for r in (-reach,reach+1)]
     dy,dx = np.arange(y0,y1)[:,None]-y, np.arange(x0,x1)-x
     c,s = np.cos(angle), np.sin(angle)
     return (slice(y0,y1),slice(x0,x1)), dx*c+dy*s, dy*c-dx*s
