@@ -1,4 +1,4 @@
-"""One object for each kind of file in a data set: it knows all options, opens any file alike, and travels with the network.
+"""One object for each kind of file: it knows all options, opens every file alike, and travels with the network.
 
 Docs: https://spade-fastai.github.io/spade_fastai/lib/data/readers.html.md"""
 

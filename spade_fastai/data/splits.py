@@ -31,10 +31,10 @@ def random_split(
 ):
     "Hold back a random share"
     def _split(items):
-        g = torch.Generator()
-        g.seed() if seed is None else g.manual_seed(seed)
+        rng = torch.Generator()
+        rng.seed() if seed is None else rng.manual_seed(seed)
         n = max(1, int(valid_pct*len(items))) if valid_pct else 0
-        idx = torch.randperm(len(items), generator=g).tolist()
+        idx = torch.randperm(len(items), generator=rng).tolist()
         return two_parts(idx[n:], idx[:n], f"`valid_pct={valid_pct}` holds back {n} of {len(items)}")
     return _split
 
