@@ -11,7 +11,7 @@ __all__ = ['MaskError', 'MissingFile']
 import os
 from contextlib import contextmanager
 
-# %% ../../nbs/lib/data/00_errors.ipynb #cfaa86205
+# %% ../../nbs/lib/data/00_errors.ipynb #c7aa41b7b
 KINDS = dict(
     missing    ='there is no such file, folder, column or row',
     unreadable ='the file is damaged, empty, or nothing that can be read',
@@ -31,6 +31,7 @@ KINDS = dict(
     size       ='partners differ in size; value: both, as (width, height)',
     sizes      ='the pictures of one batch differ in size; value: {(width, height): a file}',
     grid       ='partners lie on different grids, or in different places',
+    layout     ='the folder does not tell where masks and images lie',
     lonely     ='files have no partner; value: a list of them',
     double     ='two files have one name, or one colour two classes; value: the name or colour',
     classes    ='the names of the classes are missing, unclear, or do not fit',
