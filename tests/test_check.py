@@ -1,6 +1,6 @@
 "What `check_masks` and `spade-check` say of folders with trouble, and that the code they print loads them as it says"
 import re, unicodedata
-import numpy as np, pytest, torch
+import numpy as np, pytest
 from pathlib import Path
 from PIL import Image
 from spade_fastai.data.check.report import *

@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/train.html.md"""
 __all__ = ['TrainOptions', 'settled', 'new_folder', 'load_data', 'seconds_per_epoch', 'StopWatch', 'plot_losses', 'plot_samples',
            'peak_memory', 'run_report', 'leave_results', 'train', 'main']
 
-# %% ../../nbs/commands/00_train.ipynb #c1654164891
+# %% ../../nbs/commands/00_train.ipynb #c3609782682
 import json, math, platform, re, signal, sys, threading, time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,7 +22,8 @@ from fastai.vision.all import CSVLogger, Callback, CancelFitException, DataLoade
 from fastcore.all import Path, anno_parser, delegates, store_true
 from .. import __version__
 from ..data.landcover import make_landcover
-from ..data.items import *
+from ..data.lists import read_table
+from ..data.items import SpadeDataLoaders
 from ..data.layouts import find_layout
 from ..data.check.cures import Sentence
 from ..data.check.report import *

@@ -36,6 +36,7 @@ KINDS = dict(
     double     ='two files have one name, or one colour two classes; value: the name or colour',
     classes    ='the names of the classes are missing, unclear, or do not fit',
     split      ='the split leaves no mask for training, or names what is not there',
+    layout     ='the folder does not tell where masks and images lie',
 )
 
 # %% ../../nbs/lib/data/00_errors.ipynb #c7491225c

@@ -7,11 +7,10 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/layouts.html.md"""
 # %% auto #0
 __all__ = ['CITYSCAPES_CODES', 'Layout', 'find_layout']
 
-# %% ../../nbs/lib/data/08_layouts.ipynb #c2863340197
+# %% ../../nbs/lib/data/08_layouts.ipynb #c1473554034
 import os, re
 from collections import Counter, defaultdict, namedtuple
 from fastai.vision.all import Path, first
-import numpy as np
 from .errors import *
 from .files import PICTURE_ENDINGS, first_few, opened, picture_files
 from .classes import EMD_FILE, read_classes

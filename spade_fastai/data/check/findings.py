@@ -7,11 +7,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/findings.html.m
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c3473197059
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c2064423850
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 import numpy as np
-from fastai.vision.all import L, Path, first
+from fastai.vision.all import L, first
 from ..files import NO_VALUE, first_few
 from ..masks import nearest_color
 from .look import kind_of

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/report.html.md"
 # %% auto #0
 __all__ = ['MaskReport', 'check_masks', 'quick_check']
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c3737630575
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c1330132291
 import os, textwrap
 from collections import Counter, defaultdict
 from copy import copy
@@ -20,7 +20,7 @@ from ..errors import *
 from ..files import AlignedMask
 from ..images import *
 from ..headers import header_size, same_ground, same_size
-from ..block import *
+from ..readers import *
 from .look import evenly, kind_of, look_at
 from .cures import Sentence, guess_colors, guess_values
 from .findings import Finding, grouped, share, spread, unnamed

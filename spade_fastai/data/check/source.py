@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/source.html.md"
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c2267132563
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c2010237477
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..files import first_few, picture_files
 from ..classes import find_codes
 from ..pairs import pairs_in, partners_in
 from ..layouts import find_layout, official_name, please_name, role_of, words_of
-from ..block import MaskReader
+from ..readers import MaskReader
 from ..lists import read_table
 from ..items import SpadeItemList
 from .cures import Sentence
