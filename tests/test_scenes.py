@@ -213,7 +213,7 @@ def test_baguio_from_two_grids_to_batches(geo):
     names = {1: 'water', 2: 'trees', 5: 'crops', 7: 'built', 8: 'bare', 10: 'clouds', 11: 'range'}
     for mask in ('landcover-30m.tif', 'landcover.tif'):
         tp = tile_pairs(d/'merged-landsat.tif', d/mask, ids=names, bands=(3, 2, 1), size=32, max_nodata=.2)
-        r, image = tp.scenes.reader, open_raster(d/'merged-landsat.tif')
+        r = tp.scenes.reader
         assert (r.ignore, r.codes) == (0, list(names.values()))
         raw, seen = by_hand(d/mask, d/'merged-landsat.tif', 0), (stored(d/'merged-landsat.tif')[..., :3] != 0).any(-1)
         want = np.full(raw.shape, 7)

@@ -31,7 +31,6 @@ KINDS = dict(
     size       ='partners differ in size; value: both, as (width, height)',
     sizes      ='the pictures of one batch differ in size; value: {(width, height): a file}',
     grid       ='partners lie on different grids, or in different places',
-    layout     ='the folder does not tell where masks and images lie',
     lonely     ='files have no partner; value: a list of them',
     double     ='two files have one name, or one colour two classes; value: the name or colour',
     classes    ='the names of the classes are missing, unclear, or do not fit',
