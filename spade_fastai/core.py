@@ -171,10 +171,10 @@ class Cond:
         if (make, *args) not in self._made: self._made[make, *args] = make(self, *args)
         return self._made[make, *args]
 
-# %% ../nbs/lib/00_core.ipynb #9663d016
+# %% ../nbs/lib/00_core.ipynb #f524fd4d
 def _known(ids:Tensor, n_ids:int):
     "Raises ValueError unless all `ids` are 0..n_ids-1"
-    if torch.compiler.is_compiling() or not ids.numel(): return     # a traced network cannot ask what its input holds
+    if torch.compiler.is_compiling() or ids.is_meta or not ids.numel(): return     # nobody can ask what is in there
     lo, hi = (int(o) for o in ids.aminmax())
     if lo >= 0 and hi < n_ids: return
     bad = lo if lo < 0 else hi

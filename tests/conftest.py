@@ -2,10 +2,15 @@
 import os, random
 os.environ.setdefault('OMP_NUM_THREADS', str(min(2, os.cpu_count())))
 os.environ.setdefault('MPLBACKEND', 'Agg')
+from importlib.util import find_spec
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Without extras (pip install . pytest) what needs one is left out, and the rest runs
+NEEDS = dict(house='nbdev', project='nbdev', notebooks='nbdev', packaging='build', scenes='rasterio', types='mypy')
+collect_ignore = [f'test_{k}.py' for k, v in NEEDS.items() if not find_spec(v)]
 
 @pytest.fixture(scope='session')
 def root(): return ROOT
@@ -17,6 +22,12 @@ def shared():
     if path.is_dir(): return path
     msg = f'no folder {path}: set SPADE_SHARED to the folder of recorded outputs and sample data'
     (pytest.fail if os.environ.get('CI') == 'true' else pytest.skip)(msg)
+
+@pytest.fixture
+def fixture(request):
+    "Recorded numbers by name: from the repository where they are small, else from the folder `shared`"
+    from parity import Fixture, folder_of
+    return lambda name: Fixture(folder_of(name, lambda: request.getfixturevalue('shared')))
 
 @pytest.fixture(autouse=True)
 def same_start():

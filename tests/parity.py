@@ -1,9 +1,17 @@
 "Reading the recorded outputs of the official code: inputs, weights, expected values and their tolerances."
 import json
 from functools import cached_property
+from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from spade_fastai.official import official_key
+
+PUBLIC = Path(__file__).resolve().parent/'parity_data'
+
+def folder_of(name, shared):
+    "Where fixture `name` is: in the repository, else in the folder that `shared()` gives"
+    here = PUBLIC/name
+    return here if here.is_dir() else shared()/'parity'/name
 
 class Fixture:
     def __init__(self, folder):

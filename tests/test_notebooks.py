@@ -10,7 +10,7 @@ cfg = get_config(ROOT)
 nbs = sorted(o for o in cfg.nbs_path.rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(ROOT).parts))
 
 def run_alone(nb, **kwargs):
-    "In a new process, as a reader opens it: no import of another notebook helps. Processes that it starts itself start as usual"
+    "In a new process, as a reader opens it: no other notebook's import helps. Processes that it starts start as usual"
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     return run_nb(nb, **kwargs)
 

@@ -3,22 +3,24 @@ import shutil, subprocess, sys, tarfile, zipfile
 from importlib.metadata import PathDistribution
 import pytest
 from conftest import ROOT
-from test_house import LIB, settings
+from house import LIB, module_files, project
 
 @pytest.fixture(scope='module')
 def dists(tmp_path_factory):
     "The sdist, and the wheel that is built from it"
     src = tmp_path_factory.mktemp('src')
-    for o in [*ROOT.iterdir(), *LIB.glob('*.py'), *ROOT.glob('tests/*.py')]:
+    for o in [*ROOT.iterdir(), *module_files(), *ROOT.glob('tests/*.py')]:
         new = src/o.relative_to(ROOT)
-        new.parent.mkdir(exist_ok=True)
+        new.parent.mkdir(parents=True, exist_ok=True)
         if o.is_file(): shutil.copy(o, new)
-    p = subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '-o', 'out'], cwd=src, capture_output=True, text=True)
+    build = [sys.executable, '-m', 'build', '--no-isolation', '-o', 'out']
+    p = subprocess.run(build, cwd=src, capture_output=True, text=True)
     assert p.returncode == 0, p.stdout[-2000:] + p.stderr
     return next(src.glob('out/*.tar.gz')), next(src.glob('out/*.whl'))
 
 @pytest.fixture(scope='module')
-def info(dists): return PathDistribution(next(o for o in zipfile.Path(dists[1]).iterdir() if o.name.endswith('.dist-info')))
+def info(dists):
+    return PathDistribution(next(o for o in zipfile.Path(dists[1]).iterdir() if o.name.endswith('.dist-info')))
 
 def test_sdist_has_what_a_build_needs(dists):
     names = {o.partition('/')[2] for o in tarfile.open(dists[0]).getnames()}
@@ -27,26 +29,33 @@ def test_sdist_has_what_a_build_needs(dists):
 
 def test_wheel_has_all_modules_and_nothing_else(dists):
     names = [o for o in zipfile.ZipFile(dists[1]).namelist() if '.dist-info/' not in o]
-    assert sorted(names) == sorted(f'{LIB.name}/{o.name}' for o in LIB.glob('*.py'))
+    assert sorted(names) == sorted(o.relative_to(ROOT).as_posix() for o in module_files())
+    assert f'{LIB.name}/data/check/__init__.py' in names
 
 def test_metadata(info):
-    ini, meta = settings(), info.metadata
-    assert (meta['Name'], meta['License-Expression'], meta['Requires-Python']) == ('spade-fastai', 'Apache-2.0', f">={ini['min_python']}")
+    proj, meta = project(), info.metadata
+    fields = [meta[o] for o in ('Name', 'License-Expression', 'Requires-Python', 'Summary')]
+    assert fields == [proj[o] for o in ('name', 'license', 'requires-python', 'description')]
     assert f'__version__ = "{meta["Version"]}"' in (LIB/'__init__.py').read_text()
-    assert (meta['Author'], meta['Author-email']) == (ini['author'], ini['author_email'])
-    assert meta['License-File'] == 'LICENSE' and meta['Summary'] and meta['Description-Content-Type'] == 'text/markdown'
+    author, = proj['authors']
+    assert meta['Author-email'] == f"{author['name']} <{author['email']}>"
+    assert meta['Keywords'] == ','.join(proj['keywords'])
+    assert meta['License-File'] == 'LICENSE' and meta['Description-Content-Type'] == 'text/markdown'
     assert meta.get_payload().startswith((ROOT/'README.md').read_text(encoding='utf-8')[:200])
 
 def test_requirements_and_extras(info):
-    ini = settings()
-    extras = {k.removesuffix('_requirements'): v.split() for k, v in ini.items() if k.endswith('_requirements')}
-    assert set(extras) == set(info.metadata.get_all('Provides-Extra')) == {'dev', 'geo', 'app', 'export', 'metrics'}
-    want = ini['requirements'].split() + [f'{r}; extra == "{k}"' for k, v in extras.items() for r in v]
-    assert sorted(info.requires) == sorted(want)
-    assert {'fastai', 'torch', 'torchvision', 'matplotlib', 'numpy'} <= {o.partition('>')[0] for o in ini['requirements'].split()}
+    proj = project()
+    extras = proj['optional-dependencies']
+    assert set(extras) == set(info.metadata.get_all('Provides-Extra'))
+    plain = lambda o: o.replace(' ', '').replace('[export,geo]', '[geo,export]')  # setuptools sorts
+    want = proj['dependencies'] + [f'{r}; extra == "{k}"' for k, v in extras.items() for r in v]
+    assert sorted(map(plain, info.requires)) == sorted(map(plain, want))
+    needs = {o.partition('>')[0] for o in proj['dependencies']}
+    assert {'fastai', 'torch', 'torchvision', 'matplotlib', 'numpy', 'safetensors'} == needs
 
-def test_entry_points(info, dists):
+def test_entry_points(info):
     points = {o.name: o for o in info.entry_points}
-    assert {k: (o.group, o.value) for k, o in points.items()} == {
-        **{f'spade-{k}': ('console_scripts', f'spade_fastai.{v}:main') for k, v in dict(train='train', check='check_command', bench='bench').items()}, 'spade_fastai': ('nbdev', 'spade_fastai._modidx:d')}
-    for o in points.values(): o.load()  # both lead to something
+    want = {f'spade-{o}': ('console_scripts', f'{LIB.name}.commands.{o}:main') for o in ('train', 'check', 'bench')}
+    want[LIB.name] = ('nbdev', f'{LIB.name}._modidx:d')
+    assert {k: (o.group, o.value) for k, o in points.items()} == want
+    for o in points.values(): o.load()  # each leads to something

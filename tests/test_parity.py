@@ -13,11 +13,6 @@ from spade_fastai.train.losses import *
 from spade_fastai.train.gan import *
 from spade_fastai.train.ema import *
 from spade_fastai.official import *
-from spade_fastai.official import official_key
-from parity import Fixture
-
-@pytest.fixture
-def fixture(shared): return lambda name: Fixture(shared/'parity'/name)
 
 def test_nearest_resize(fixture):
     f = fixture('nearest_resize')

@@ -1,6 +1,35 @@
-"Writes README.md from nbs/index.ipynb; with --check it only says whether the two agree."
+"""Writes README.md from nbs/index.ipynb, whose table of rooms gets links to the notebooks that are there.
+With --check it only says whether all agree."""
 import base64, difflib, json, posixpath, re, sys
 from pathlib import Path
+
+# The table of rooms in index.ipynb: the first column names them, the links in the second are written here
+
+def _chapters(room, nbs):
+    "Notebooks of `data/`, a folder of nbs/lib, or of `core`, one notebook there; `commands/` is beside lib"
+    side = '' if room == 'commands/' else 'lib/'
+    found = (nbs/side/room).glob('*.ipynb') if room.endswith('/') else (nbs/side).glob(f'*_{room}.ipynb')
+    return sorted(o for o in found if re.fullmatch(r'(\d+[a-z]?_)?\w+', o.stem))
+
+def _row(m, nbs):
+    links = [f'[{re.sub(r"^[0-9]+[a-z]?_", "", o.stem)}]({o.relative_to(nbs).as_posix()})'
+             for room in re.findall(r'`([\w/]+)`', m[1]) for o in _chapters(room, nbs)]
+    return f'| {m[1].strip()} | {" · ".join(links)} |{m[3]}|'
+
+def fill_rooms(src, nbs):
+    "Rows `| rooms | links | what |` with the links to the notebooks that are in `nbs`"
+    return re.sub(r'^\|([^|\n]*`[^|\n]*)\|([^|\n]*)\|([^|\n]*)\|$', lambda m: _row(m, nbs), src, flags=re.M)
+
+def index(path):
+    "The notebook's bytes with its table filled"
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    for cell in nb['cells']:
+        src = ''.join(cell['source'])
+        if cell['cell_type'] == 'markdown' and src.startswith('## Three doors'):
+            cell['source'] = fill_rooms(src, path.parent).splitlines(keepends=True)
+    return (json.dumps(nb, indent=1, ensure_ascii=False) + '\n').encode(), nb
+
+# README.md
 
 def _link(m):
     "Links of the notebook start in nbs/, those of the README one folder higher"
@@ -18,7 +47,8 @@ def _output(out, files):
     if 'image/png' in data:
         files[name := f'nbs/images/index-{len(files)}.png'] = base64.b64decode(''.join(data['image/png']))
         return f'![]({name})'
-    return ''.join(data['text/markdown']) if 'text/markdown' in data else '```\n' + ''.join(data['text/plain']).strip() + '\n```'
+    if 'text/markdown' in data: return ''.join(data['text/markdown'])
+    return '```\n' + ''.join(data['text/plain']).strip() + '\n```'
 
 def readme(nb):
     "The text of README.md, and a dict of the pictures that were inside the notebook"
@@ -33,13 +63,15 @@ def readme(nb):
 
 if __name__ == '__main__':
     root = Path(__file__).resolve().parent.parent
-    text, files = readme(json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8')))
-    files['README.md'] = text.encode()
+    nb_bytes, nb = index(root/'nbs/index.ipynb')
+    text, files = readme(nb)
+    files = {'nbs/index.ipynb': nb_bytes, **files, 'README.md': text.encode()}
     old = {o: (root/o).read_bytes() if (root/o).exists() else b'' for o in files}
     stale = [o for o in files if files[o] != old[o]]
     for o in stale:
-        if '--check' in sys.argv: print(f'{o} is not what nbs/index.ipynb says: run python tools/readme.py')
+        if '--check' in sys.argv: print(f'{o} is not what the notebooks say: run python tools/readme.py')
         else: (root/o).write_bytes(files[o])
     if '--check' in sys.argv:
-        for o in difflib.unified_diff(old['README.md'].decode().splitlines(), text.splitlines(), 'README.md', 'index.ipynb', lineterm=''): print(o)
+        was = old['README.md'].decode().splitlines()
+        for o in difflib.unified_diff(was, text.splitlines(), 'README.md', 'index.ipynb', lineterm=''): print(o)
         sys.exit(bool(stale))

@@ -1,4 +1,4 @@
-"""TODO subtitle
+"""Spectral normalisation, and the weights a network begins with.
 
 Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/spectral.html.md"""
 
@@ -7,14 +7,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/spectral.html.md"""
 # %% auto #0
 __all__ = ['SpectralNorm', 'spectral', 'wrap_layers', 'init_weights']
 
-# %% ../../nbs/lib/nets/01_spectral.ipynb #0a429732
+# %% ../../nbs/lib/nets/01_spectral.ipynb #fce3ef90
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from ..fast.recompute import *
 
-# %% ../../nbs/lib/nets/01_spectral.ipynb #c01439246
+# %% ../../nbs/lib/nets/01_spectral.ipynb #732fe9b3
 class SpectralNorm(nn.Module):
     "Parametrization W → W/sigma(W), one power iteration a training forward (Miyato et al. 2018, Alg. 1)"
     def __init__(self,
@@ -36,13 +35,16 @@ class SpectralNorm(nn.Module):
             self._v.copy_(F.normalize(w.T @ self._u, dim=0, eps=self.eps))
             self._u.copy_(F.normalize(w @ self._v, dim=0, eps=self.eps))
 
+    def scale(self, weight:Tensor) -> Tensor:
+        "1/sigma of `weight`, after one power iteration where we train"
+        w = weight.flatten(1)
+        if self.training: self.iterate(w)
+        u, v = self._u.clone(), self._v.clone()  # a later forward may overwrite the buffers before backward reads them
+        return 1/(u @ (w @ v))                   # times it: half the backward passes over the weight that a quotient has
+
     def forward(self, weight:Tensor) -> Tensor:
         with torch.autocast('cpu' if weight.is_meta else weight.device.type, enabled=False):
-            w = weight.flatten(1)
-            if self.training: self.iterate(w)
-            u, v = self._u.clone(), self._v.clone()  # a later forward may overwrite the buffers before backward reads them
-            scale = (u @ (w @ v)).reciprocal()       # a product has half the backward passes over the weight that a quotient has
-            return remakable(weight*scale, torch.mul, weight, scale)
+            return weight*self.scale(weight)
 
     def right_inverse(self, weight): return weight
 
@@ -78,7 +80,7 @@ def wrap_layers(
             if isinstance(m, (nn.Conv2d, nn.Linear)) and 'weight' in m._parameters: setattr(parent, name, wrap(m))
     return net
 
-# %% ../../nbs/lib/nets/01_spectral.ipynb #c27578839
+# %% ../../nbs/lib/nets/01_spectral.ipynb #cbfa6822
 @torch.no_grad()
 def init_weights(
     net:nn.Module,    # changed in place
@@ -88,7 +90,7 @@ def init_weights(
     for m in net.modules():
         if not isinstance(m, (nn.Conv2d, nn.Linear)): continue
         sn = m.parametrizations.weight if parametrize.is_parametrized(m, 'weight') else None
-        if sn is not None and not isinstance(sn[0], SpectralNorm): continue     # e.g. the weight norm of PixelShuffle_ICNR has its own
+        if sn is not None and not isinstance(sn[0], SpectralNorm): continue     # e.g. PixelShuffle_ICNR has its own
         w = m.weight if sn is None else sn.original
         nn.init.xavier_normal_(w, gain)
         if sn is not None: sn[0].iterate(w.flatten(1), 15)

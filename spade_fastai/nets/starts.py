@@ -1,4 +1,4 @@
-"""TODO subtitle
+"""The first features, a few pixels large: from the mask, from noise, or from both.
 
 Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/starts.html.md"""
 
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from ..core import *
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #c21030902
+# %% ../../nbs/lib/nets/02_starts.ipynb #52155554
 class MapStart(nn.Module):
     "First features from the map at the start size by a 3×3 conv: [B,nf,h,w]"
     def __init__(self,
         nf:int,                          # channels out
         encode,                          # gives the number of map channels
-        size:tuple[int, int]=None,       # height and width of the first map, fixed; by default the mask's, divided by the generator's `scale`
+        size:tuple[int, int]=None,       # height and width of the first map, fixed; by default the mask's through `scale`
     ):
         super().__init__()
         self.size = size and tuple(size)
@@ -26,6 +26,7 @@ class MapStart(nn.Module):
     def z_shape(self, size) -> tuple: return ()
     def forward(self, cond:Cond, size, z=None): return self.fc(cond.at(size).seg)
 
+# %% ../../nbs/lib/nets/02_starts.ipynb #4d668ca0
 class NoiseStart(nn.Module):
     "First features from z [B,nz] by a linear layer: [B,nf,*size] (Park et al. 2019, Fig. 4)"
     def __init__(self,
@@ -40,6 +41,7 @@ class NoiseStart(nn.Module):
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor): return self.fc(z).view(len(z), self.nf, *self.size)
 
+# %% ../../nbs/lib/nets/02_starts.ipynb #5ec63552
 class MapNoiseStart(nn.Module):
     "First features from the map and z, [B,nz] repeated over the pixels or [B,nz,h,w], by a 3×3 conv: [B,nf,h,w]"
     def __init__(self,

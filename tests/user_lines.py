@@ -1,0 +1,23 @@
+"Twenty lines as a user types them. They are not run: test_types.py asks a type checker whether it finds every name."
+from spade_fastai.all import *
+
+path = make_landcover(n=40)
+dls = SpadeDataLoaders.from_folder(path, size=64, bs=4)
+items = SpadeItemList.from_folder(path/'labels').split_by_rand_pct(.2, seed=42).label_from_folder(path/'images')
+dls = items.transform(size=64).dataloaders(bs=4)
+dls = SpadeItemList.from_coco(path).split_by_rand_pct(.1).transform(size=256).dataloaders(bs=8)
+dls = SpadeItemList.from_cityscapes(path).transform(size=256).dataloaders(bs=8)
+report = check_masks(path)
+print(report.code)
+learn = spade_learner(dls, tiny, norm=SPADE, cbs=[EMA(), Checkpoint('run')])
+learn.summary()
+rate = learn.lr_find()
+learn.fit(20)
+learn.show_results(max_n=4)
+picture = learn.generate(path/'labels/0.png', seed=3)
+picture.save('land.png')
+steps = learn.interpolate(path/'labels/0.png', 5)
+learn.save_spade('land.safetensors')
+painter = load_spade('land.safetensors')
+other = painter.generate(path/'labels/0.png', seed=4)
+official = load_official('latest_net_G.pth')
