@@ -37,10 +37,11 @@ from .train.losses import *
 from .train.penalties import *
 from .train.augment import *
 from .train.switchers import *
+from .train.step import *
 from .train.gan import *
 from .train.schedule import *
 from .train.callbacks import *
-from .train.precision import *
+from .train.memory import *
 from .train.ema import *
 from .train.resume import *
 from .learner import *

@@ -6,20 +6,20 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/bench.html.md"""
 
 # %% auto #0
 __all__ = ['sections', 'Measured', 'in_turn', 'bench_masks', 'generators', 'agreement', 'draw', 'Iteration', 'train', 'memory',
-           'matrix_rate', 'table', 'plot_results', 'machine', 'bench', 'main']
+           'matrix_rate', 'table', 'machine', 'plot_results', 'Setting', 'bench_agree', 'bench_draw', 'bench_monai',
+           'bench_train', 'bench_memory', 'bench_growth', 'bench_tiny', 'bench', 'main']
 
-# %% ../../nbs/commands/01_bench.ipynb #9c18c248
+# %% ../../nbs/commands/01_bench.ipynb #c660ad9f
 import os, platform, statistics, subprocess, sys, time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from json import dumps, loads
 from pathlib import Path
-import numpy as np
-import torch
+import numpy as np, torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from PIL import Image
-from fastai.vision.all import __file__
 from fastcore.all import anno_parser
 from .. import __version__
 from ..core import *
@@ -28,12 +28,13 @@ from ..nets.norms import *
 from ..nets.starts import *
 from ..nets.generator import *
 from ..nets.critic import *
+from ..fast.switch import *
 from ..fast.drawing import *
 from ..train.losses import *
 from ..train.gan import *
 from ..learner import *
 
-# %% ../../nbs/commands/01_bench.ipynb #c81313143
+# %% ../../nbs/commands/01_bench.ipynb #8547f1c7
 @dataclass
 class Measured:
     "Times of several ways to do one thing, in rounds"
@@ -41,12 +42,11 @@ class Measured:
     case:str                                      # what was done
     seconds:dict                                  # way -> its time in each round
     extra:dict = field(default_factory=dict)
-
     def median(self, way:str) -> float: return statistics.median(self.seconds[way])
     def ratio(self, way:str, base:str=None) -> float:
         "How many times faster than `base` (the first way): the median over rounds"
         base = self.seconds[base or next(iter(self.seconds))]
-        return statistics.median(a/b for a, b in zip(base, self.seconds[way]))
+        return statistics.median(a/b for a, b in zip(base, self.seconds[way], strict=True))
 
 def in_turn(
     ways:dict,        # name -> function without arguments
@@ -54,20 +54,25 @@ def in_turn(
     device='cpu',     # whose work is waited for
 ) -> dict:            # name -> seconds in each round
     "Call each of `ways` once a round, and time it"
-    wait, seconds = (torch.cuda.synchronize if torch.device(device).type == 'cuda' else lambda: None), {k: [] for k in ways}
+    wait = torch.cuda.synchronize if torch.device(device).type == 'cuda' else lambda: None
+    seconds = {k: [] for k in ways}
     for i in range(rounds + 1):
         for name, f in ways.items():
-            wait(); start = time.perf_counter()
+            wait()
+            start = time.perf_counter()
             f()
             wait()
             if i: seconds[name].append(time.perf_counter() - start)
     return seconds
 
-# %% ../../nbs/commands/01_bench.ipynb #c76295041
+# %% ../../nbs/commands/01_bench.ipynb #e2b8da2e
 def _mask_files(folder, n_classes:int):
-    if folder is not None: return sorted(o for o in Path(folder).iterdir() if o.suffix.lower() in ('.png', '.tif', '.bmp')), str(folder)
+    "Mask files and where they are from"
+    if folder is not None:
+        return sorted(o for o in Path(folder).iterdir() if o.suffix.lower() in ('.png', '.tif', '.bmp')), str(folder)
     data = Path(os.environ.get('SPADE_SHARED') or Path(__file__).resolve().parents[2]/'shared')/'data'
-    name, path = ('COCO-Stuff', data/'extra/coco_stuff_sample/val_label') if n_classes > 35 else ('CamVid', data/'camvid/testannot')
+    name, path = 'CamVid', data/'camvid/testannot'
+    if n_classes > 35: name, path = 'COCO-Stuff', data/'extra/coco_stuff_sample/val_label'
     return sorted(path.glob('*.png')), name
 
 def bench_masks(
@@ -79,13 +84,16 @@ def bench_masks(
     "[n,size,size] int64 ids and where they are from"
     files, name = ([], '') if folder == 'built-in' else _mask_files(folder, n_classes)
     if files:
-        ids = torch.stack([resize_nearest(torch.from_numpy(np.array(Image.open(files[i*len(files)//n % len(files)]))).long(), (size, size)) for i in range(n)])
+        some = [np.array(Image.open(files[i*len(files)//n % len(files)])) for i in range(n)]
+        ids = torch.stack([resize_nearest(torch.from_numpy(o).long(), (size, size)) for o in some])
     elif folder not in (None, 'built-in'): raise ValueError(f"there are no masks (.png, .tif, .bmp) in {folder}")
-    else: ids, name = torch.stack([torch.from_numpy(landcover_tile([42, i], size)[0]).long() for i in range(n)]), 'built-in land cover'
+    else:
+        name = 'built-in land cover'
+        ids = torch.stack([torch.from_numpy(landcover_tile([42, i], size)[0]).long() for i in range(n)])
     if ids.ndim != 3: raise ValueError(f"the masks in {folder} hold colours; masks of class ids are needed")
     return torch.where(ids == 255, n_classes - 1, ids) % n_classes, name
 
-# %% ../../nbs/commands/01_bench.ipynb #c51977221
+# %% ../../nbs/commands/01_bench.ipynb #4b01bd98
 def _calm(gen:nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for p in gen.parameters(): nn.init.normal_(p, 0, p[0].numel()**-.5 if p.ndim > 1 else .1)
@@ -97,41 +105,72 @@ def generators(
     device='cpu',      # where they live
     **kwargs           # of `SPADEGenerator`
 ) -> dict:             # 'dense' and 'fast', in training mode
-    "The official network twice, with the same weights"
-    norm = kwargs.pop('norm', SPADE)
-    both = {k: SPADEGenerator(n_classes, nf, norm=partial(norm, how=how), **kwargs).to(device) for k, how in dict(dense=dense, fast=None).items()}
+    "The official network twice, with the same weights; the second is switched fast"
+    both = {k: SPADEGenerator(n_classes, nf, **kwargs).to(device) for k in ('dense', 'fast')}
     both['fast'].load_state_dict(_calm(both['dense']).state_dict())
+    faster(both['fast'])
     return both
 
-def agreement(
-    n_classes:int,   # of the masks
-    mask:Tensor,     # [B,H,W]
-    nf:int=64,       # unit of width
-    device='cpu',    # where to compute
-) -> dict:           # largest differences relative to dense: of outputs in float32, and of the gradients of all parameters in float64
-    "Do the fast ways compute what the dense one does?"
-    gens, got = generators(n_classes, nf, device), {}
-    apart = lambda a, b: float((a - b).abs().max()/a.abs().max())
-    for k, gen in gens.items():
-        with torch.no_grad(): got[k] = [gen.train()(mask), gen.eval()(mask)]
-    with torch.no_grad(): drawn = folded(gens['fast'])(mask)
-    (d_train, d_eval), (f_train, f_eval) = got['dense'], got['fast']
+# %% ../../nbs/commands/01_bench.ipynb #0e8cdcb6
+def _off(a:Tensor, b:Tensor) -> float: return float((a - b).abs().max()/a.abs().max())
+
+def _gradients(gens:dict, mask:Tensor) -> float:
+    "The largest difference of any parameter's gradient, relative to the largest number in it, in float64"
     grads = {}
     for k, gen in gens.items():
         out = gen.double().train()(mask)
         if k == 'dense': probe = torch.randn_like(out)/out.numel()
         grads[k] = torch.autograd.grad(out, [*gen.parameters()], probe)
     least = 1e-6*max(g.abs().max() for g in grads['dense'])
-    return dict(train=apart(d_train, f_train), eval=apart(d_eval, f_eval), folded=apart(d_eval, drawn),
-                gradients=max(apart(a, b) for a, b in zip(*grads.values()) if a.abs().max() > least))
+    return max(_off(a, b) for a, b in zip(*grads.values(), strict=True) if a.abs().max() > least)
 
-# %% ../../nbs/commands/01_bench.ipynb #c48577156
+def agreement(
+    n_classes:int,   # of the masks
+    mask:Tensor,     # [B,H,W]
+    nf:int=64,       # unit of width
+    device='cpu',    # where to compute
+) -> dict:           # largest differences relative to dense: outputs in float32, gradients of all parameters in float64
+    "Do the fast ways compute what the dense one does?"
+    gens, got = generators(n_classes, nf, device), {}
+    with torch.no_grad():
+        for k, gen in gens.items(): got[k] = [gen.train()(mask), gen.eval()(mask)]
+        drawn = folded(gens['fast'])(mask)
+    (d_train, d_eval), (f_train, f_eval) = got['dense'], got['fast']
+    off = dict(train=_off(d_train, f_train), eval=_off(d_eval, f_eval), folded=_off(d_eval, drawn))
+    return dict(**off, gradients=_gradients(gens, mask))
+
+# %% ../../nbs/commands/01_bench.ipynb #8565327b
 def _forgetting(gen):
-    def draw(*args):
+    "A folded network that meets each mask for the first time"
+    def afresh(*args):
         gen.forget()
         return gen(*args)
-    return draw
+    return afresh
 
+def _monai_way(n_classes:int, nf:int, mask:Tensor):
+    "MONAI's SPADE decoder of the same widths (it takes them last first), as a function that draws `mask`"
+    try: from monai.networks.nets import SPADENet
+    except ImportError as e:
+        raise ValueError("MONAI is not installed: `pip install monai`, or leave it out with `--only`") from e
+    widths = [nf*2**i for i in range(5)]
+    net = SPADENet(2, 1, 3, n_classes, list(mask.shape[-2:]), widths, is_vae=False).to(mask.device).eval()
+    one_hot = OneHot(n_classes).to(mask.device)
+    return lambda: net(one_hot(mask).seg)
+
+def _drawing_ways(n_classes:int, mask:Tensor, styles:int, nf:int, monai:bool) -> dict:
+    "Functions that draw `mask`, by name"
+    kw, size = {}, tuple(mask.shape[-2:])
+    if styles: kw = dict(start=partial(NoiseStart, size=tuple(s//32 for s in size)))
+    if monai: kw = dict(mults=(16, 8, 4, 2, 1, 3/nf), ups=(1,)*5, weight_norm=nn.Identity())
+    gens = {k: g.eval() for k, g in generators(n_classes, nf, mask.device, **kw).items()}
+    gens['folded'] = folded(gens['fast'])
+    z = gens['dense'].draw_z(styles or len(mask), size)
+    masks = dict.fromkeys(gens, mask[:1] if styles else mask)
+    if styles: masks['dense'] = mask[:1].expand(styles, -1, -1)        # as the official code would: a batch of copies
+    run = {k: partial(_forgetting(g) if k == 'folded' else g, masks[k], z) for k, g in gens.items()}
+    return {'monai': _monai_way(n_classes, nf, mask), **run} if monai else run
+
+# %% ../../nbs/commands/01_bench.ipynb #bce1114b
 @torch.no_grad()
 def draw(
     case:str,            # its name in the table
@@ -144,49 +183,34 @@ def draw(
     monai:bool=False,    # compare with MONAI's network, in its own layout
 ) -> Measured:
     "Time of drawing a batch, or several styles of one mask"
-    device, size = mask.device, mask.shape[-2:]
-    kw = {}
-    if styles: kw = dict(start=partial(NoiseStart, size=tuple(s//32 for s in size)))
-    if monai:
-        depth = 5
-        kw = dict(mults=(16, 8, 4, 2, 1, 3/nf), ups=(1,)*depth, weight_norm=nn.Identity())
-    gens = {k: g.eval() for k, g in generators(n_classes, nf, device, **kw).items()}
-    gens['folded'] = folded(gens['fast'])
-    z = gens['dense'].draw(styles or len(mask), size)
-    if styles: calls = dict(dense=(mask[:1].expand(styles, -1, -1), z), fast=(mask[:1], z), folded=(mask[:1], z))
-    else: calls = {k: (mask, z) for k in gens}
-    run = {k: partial(_forgetting(g) if k == 'folded' else g, *calls[k]) for k, g in gens.items()}
-    if monai: run = {'monai': _monai_way(n_classes, nf, mask), **run}
-    with torch.autocast(device.type, autocast, enabled=autocast is not None): seconds = in_turn(run, rounds, device)
-    flops = {}
+    run, flops = _drawing_ways(n_classes, mask, styles, nf, monai), {}
+    with torch.autocast(mask.device.type, autocast, enabled=autocast is not None):
+        seconds = in_turn(run, rounds, mask.device)
     for k in ('dense', 'fast'):
         with FlopCounterMode(display=False) as counter: run[k]()
-        flops[k] = counter.get_total_flops()
-    return Measured('draw', case, seconds, dict(classes=n_classes, size=list(size), pictures=styles or len(mask), gflop={k: v/1e9 for k, v in flops.items()}))
+        flops[k] = counter.get_total_flops()/1e9
+    extra = dict(classes=n_classes, size=list(mask.shape[-2:]), pictures=styles or len(mask), gflop=flops)
+    return Measured('draw', case, seconds, extra)
 
-def _monai_way(n_classes:int, nf:int, mask:Tensor):
-    "MONAI's SPADE decoder of the same widths (it takes them last first), as a function that draws `mask`"
-    try: from monai.networks.nets import SPADENet
-    except ImportError as e: raise ValueError("MONAI is not installed: `pip install monai`, or leave it out with `--only`") from e
-    net = SPADENet(2, 1, 3, n_classes, list(mask.shape[-2:]), [nf, 2*nf, 4*nf, 8*nf, 16*nf], is_vae=False).to(mask.device).eval()
-    one_hot = OneHot(n_classes).to(mask.device)
-    return lambda: net(one_hot(mask).seg)
-
-# %% ../../nbs/commands/01_bench.ipynb #c58105385
+# %% ../../nbs/commands/01_bench.ipynb #b5bdeca4
 class Iteration:
     "One training iteration of both networks on one batch, when called"
-    def __init__(self, generator:nn.Module, mask:Tensor, critic:dict=None, autocast=None):
-        self.gan, self.mask, self.autocast = GAN(generator.train(), MultiscaleDiscriminator(generator.n_classes, **(critic or {})).to(mask.device)), mask, autocast
+    def __init__(self, generator:nn.Module, mask:Tensor, critic:dict=None, autocast=None, fast:bool=False):
+        critic = faster(MultiscaleDiscriminator(generator.n_classes, **(critic or {})).to(mask.device), on=fast)
+        self.gan, self.mask, self.autocast = GAN(generator.train(), critic), mask, autocast
         self.real = torch.rand(len(mask), 3, *mask.shape[-2:], device=mask.device)*2 - 1
-        self.opt = {k: gan_adam(getattr(self.gan, k).parameters(), lr) for k, lr in dict(generator=1e-4, critic=4e-4).items()}
+        rates = dict(generator=1e-4, critic=4e-4)
+        self.opt = {k: gan_adam(getattr(self.gan, k).parameters(), lr) for k, lr in rates.items()}
         self.loss = dict(generator=GeneratorLoss(), critic=CriticLoss())
 
     def __call__(self):
         for who, rests in (('generator', self.gan.critic), ('critic', self.gan.generator)):
-            with resting(rests), torch.autocast(self.mask.device.type, self.autocast, enabled=self.autocast is not None):
+            mixed = torch.autocast(self.mask.device.type, self.autocast, enabled=self.autocast is not None)
+            with resting(rests), mixed:
                 with torch.set_grad_enabled(who == 'generator'): fake, _ = self.gan.fake(self.mask)
                 fake_pred, real_pred = self.gan.judge(fake, self.real, self.mask)
-                loss = sum(self.loss[who](fake_pred=fake_pred, real_pred=real_pred, output=fake, target=self.real).values())
+                said = dict(fake_pred=fake_pred, real_pred=real_pred, output=fake, target=self.real)
+                loss = sum(self.loss[who](**said).values())
             loss.backward()
             self.opt[who].step()
             self.gan.zero_grad(set_to_none=True)
@@ -203,27 +227,33 @@ def train(
     **kwargs          # of `SPADEGenerator`
 ) -> Measured:
     "Time of one training iteration of both networks"
-    ways = {k: Iteration(g, mask, critic, autocast) for k, g in generators(n_classes, nf, mask.device, **kwargs).items()}
-    return Measured('train', case, in_turn(ways, rounds, mask.device), dict(classes=n_classes, size=list(mask.shape[-2:]), pictures=len(mask)))
+    gens = generators(n_classes, nf, mask.device, **kwargs)
+    ways = {k: Iteration(g, mask, critic, autocast, k == 'fast') for k, g in gens.items()}
+    extra = dict(classes=n_classes, size=list(mask.shape[-2:]), pictures=len(mask))
+    return Measured('train', case, in_turn(ways, rounds, mask.device), extra)
 
-# %% ../../nbs/commands/01_bench.ipynb #c26265082
-def _memory_child(spec:dict):
-    device = torch.device(spec['device'])
-    peak = _peak_rss if device.type == 'cpu' else lambda: torch.cuda.max_memory_allocated(device)/2**20
-    mask = bench_masks(spec['like'] or spec['classes'], spec['pictures'], spec['size'], spec['masks'])[0].to(device) % spec['classes']
-    before = peak()
-    gen = generators(spec['classes'], spec['nf'], device)[spec['way']]
-    step = Iteration(gen, mask, dict(nf=spec['nf']), getattr(torch, spec['autocast']) if spec['autocast'] else None)
-    for _ in range(2): step()
-    print(dumps(dict(before=before, peak=peak(), fixed=4*4*sum(p.numel() for p in step.gan.parameters())/2**20)))
-
+# %% ../../nbs/commands/01_bench.ipynb #d6dffdb5
 def _peak_rss() -> float:
     "MB. Linux hands the largest size of the program before `exec` on in `ru_maxrss`, so we read its own"
     status = Path('/proc/self/status')
-    if status.exists(): return next(int(o.split()[1]) for o in status.read_text().splitlines() if o.startswith('VmHWM'))/2**10
+    if status.exists():
+        return next(int(o.split()[1]) for o in status.read_text().splitlines() if o.startswith('VmHWM'))/2**10
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
 
+def _memory_child(spec:dict):
+    "Two iterations as `spec` says; prints what the process had before and at most"
+    device = torch.device(spec['device'])
+    peak = _peak_rss if device.type == 'cpu' else lambda: torch.cuda.max_memory_allocated(device)/2**20
+    n = spec['classes']
+    mask = bench_masks(spec['like'] or n, spec['pictures'], spec['size'], spec['masks'])[0].to(device) % n
+    before = peak()
+    gen, dtype = generators(n, spec['nf'], device)[spec['way']], spec['autocast']
+    step = Iteration(gen, mask, dict(nf=spec['nf']), getattr(torch, dtype) if dtype else None, spec['way'] == 'fast')
+    for _ in range(2): step()
+    print(dumps(dict(before=before, peak=peak(), fixed=4*4*sum(p.numel() for p in step.gan.parameters())/2**20)))
+
+# %% ../../nbs/commands/01_bench.ipynb #b5b43d6d
 def memory(
     case:str,                # its name in the table
     n_classes:int,           # of the masks
@@ -236,9 +266,12 @@ def memory(
     like:int=None,           # take the masks of so many classes, ids modulo `n_classes`
 ) -> dict:
     "Peak memory of training in MB, each way in a process of its own"
-    got, spec = {}, dict(classes=n_classes, pictures=pictures, size=size, nf=nf, device=str(device), masks=masks, autocast=autocast, like=like)
+    got = {}
+    spec = dict(classes=n_classes, pictures=pictures, size=size, nf=nf, device=str(device), masks=masks, like=like,
+                autocast=autocast)
+    run = [sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.commands.bench import main; main()', '--child']
     for way in ('dense', 'fast'):
-        p = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.bench import main; main()', '--child', dumps(dict(spec, way=way))], capture_output=True, text=True)
+        p = subprocess.run([*run, dumps(dict(spec, way=way))], capture_output=True, text=True)
         if p.returncode: raise RuntimeError(f"measuring memory failed: {p.stderr[-500:]}")
         got[way] = loads(p.stdout.splitlines()[-1])
     return dict(section='memory', case=case, **spec, MB=got, share=got['fast']['peak']/got['dense']['peak'])
@@ -251,54 +284,190 @@ def matrix_rate(device='cpu', dtype=torch.float32) -> float:
     seconds = in_turn(dict(mm=lambda: a @ a), 10, device)['mm']
     return 2*n**3/statistics.median(seconds)/1e12
 
-# %% ../../nbs/commands/01_bench.ipynb #c24239583
+# %% ../../nbs/commands/01_bench.ipynb #eab7fc0d
+def _line(r) -> str:
+    "One measured thing in words"
+    if isinstance(r, Measured):
+        first, *others = r.seconds
+        ways = [f'{first} {r.median(first):.3g} s', *(f'{k} {r.median(k):.3g} s ({r.ratio(k):.2f}×)' for k in others)]
+        return f'{r.section:7}{r.case:44}' + '   '.join(ways)
+    head = f"{r['section']:7}{r['case']:44}"
+    if r['section'] == 'memory':
+        return head + '   '.join(f"{k} {v['peak']:.0f} MB" for k, v in r['MB'].items()) + f"   ({r['share']:.2f})"
+    return head + '   '.join(f'{k} {v:.2g}' for k, v in r.items() if isinstance(v, float))
+
 def table(results:list) -> str:
     "Measured things as text: a line each, ratios to the first way"
-    lines = []
-    for r in results:
-        if isinstance(r, Measured):
-            first, *others = r.seconds
-            ways = [f'{first} {r.median(first):.3g} s', *(f'{k} {r.median(k):.3g} s ({r.ratio(k):.2f}×)' for k in others)]
-            lines.append(f'{r.section:7}{r.case:44}' + '   '.join(ways))
-        elif r['section'] == 'memory':
-            lines.append(f"{'memory':7}{r['case']:44}" + '   '.join(f"{k} {v['peak']:.0f} MB" for k, v in r['MB'].items()) + f"   ({r['share']:.2f})")
-        else: lines.append(f"{r['section']:7}{r['case']:44}" + '   '.join(f'{k} {v:.2g}' for k, v in r.items() if isinstance(v, float)))
-    return '\n'.join(lines)
-
-def plot_results(results:list, file):
-    "Ratios of the drawing and training cases as bars; how drawing, training and memory grow as lines"
-    import matplotlib.pyplot as plt
-    timed = [r for r in results if isinstance(r, Measured)]
-    bars, grown = [r for r in timed if 'by' not in r.extra], {}
-    for r in results:
-        section, extra, got = (r.section, r.extra, {k: r.median(k) for k in r.seconds}) if isinstance(r, Measured) else (r['section'], r, {k: v['peak'] for k, v in r.get('MB', {}).items()})
-        if 'by' in extra: grown.setdefault((section, extra['by']), {})[extra['at']] = got
-    rows, cols = ([*dict.fromkeys(o)] for o in (zip(*grown) if grown else ((), ())))
-    fig = plt.figure(figsize=(5 + 2.4*len(cols), max(1 + .3*len(bars), 2.2*len(rows), 2.5)), layout='constrained')
-    spec = fig.add_gridspec(max(len(rows), 1), 1 + len(cols), width_ratios=[1.6, *[1]*len(cols)])
-    ax = fig.add_subplot(spec[:, 0])
-    for i, way in enumerate(('fast', 'folded')):
-        have = [(j, r) for j, r in enumerate(bars) if way in r.seconds]
-        ax.barh([j + .4*i for j, _ in have], [r.ratio(way, 'dense') for _, r in have], .38, label=way)
-    ax.set_yticks([j + .2 for j in range(len(bars))], [r.case for r in bars], fontsize=7); ax.invert_yaxis()
-    ax.axvline(1, color='grey', lw=.8); ax.set_xlabel('times faster than dense'); ax.legend(fontsize=7)
-    for (section, by), points in grown.items():
-        ax, at = fig.add_subplot(spec[rows.index(section), 1 + cols.index(by)]), [*points]
-        for way in next(iter(points.values())): ax.plot(at, [points[x][way] for x in at], 'o-', ms=3, label=way)
-        ax.set_title(f'{section}: {"MB" if section == "memory" else "seconds"} by {by}', fontsize=8); ax.set(xscale='log', ylim=(0, None))
-        ax.set_xticks(at, [str(x) for x in at], rotation=45); ax.minorticks_off(); ax.tick_params(labelsize=7); ax.legend(fontsize=6)
-    fig.savefig(file, dpi=90)
-    plt.close(fig)
+    return '\n'.join(map(_line, results))
 
 def machine(device) -> str:
     "What this runs on, in words"
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), '') if Path('/proc/cpuinfo').exists() else ''
+    info, cpu = Path('/proc/cpuinfo'), ''
+    if info.exists():
+        cpu = next((o.split(':')[1].strip() for o in info.read_text().splitlines() if o.startswith('model name')), '')
     return f'{cpu or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads'
 
-# %% ../../nbs/commands/01_bench.ipynb #c43451214
-sections = 'agree draw monai train memory growth tiny'.split()
+# %% ../../nbs/commands/01_bench.ipynb #6ef839c3
+def _grown(results:list) -> dict:
+    "(section, by what) -> at -> way -> seconds or MB"
+    grown = {}
+    for r in results:
+        timed = isinstance(r, Measured)
+        section, extra = (r.section, r.extra) if timed else (r['section'], r)
+        if 'by' not in extra: continue
+        got = {k: r.median(k) for k in r.seconds} if timed else {k: v['peak'] for k, v in r['MB'].items()}
+        grown.setdefault((section, extra['by']), {})[extra['at']] = got
+    return grown
 
+def _bars(ax, bars:list):
+    for i, way in enumerate(('fast', 'folded')):
+        have = [(j, r) for j, r in enumerate(bars) if way in r.seconds]
+        ax.barh([j + .4*i for j, _ in have], [r.ratio(way, 'dense') for _, r in have], .38, label=way)
+    ax.set_yticks([j + .2 for j in range(len(bars))], [r.case for r in bars], fontsize=7)
+    ax.invert_yaxis()
+    ax.axvline(1, color='grey', lw=.8)
+    ax.set_xlabel('times faster than dense')
+    ax.legend(fontsize=7)
+
+def _lines(ax, points:dict, title:str):
+    at = [*points]
+    for way in next(iter(points.values())): ax.plot(at, [points[x][way] for x in at], 'o-', ms=3, label=way)
+    ax.set_title(title, fontsize=8)
+    ax.set(xscale='log', ylim=(0, None))
+    near = [b/a < 1.5 for a, b in pairwise(at)]                # of two that would overlap, the larger is named
+    ax.set_xticks(at, ['' if n else str(x) for x, n in zip(at, [*near, False], strict=True)], rotation=45)
+    ax.minorticks_off()
+    ax.tick_params(labelsize=7)
+    ax.legend(fontsize=6)
+
+# %% ../../nbs/commands/01_bench.ipynb #667a9ca5
+def plot_results(results:list, file):
+    "Ratios of the drawing and training cases as bars; how drawing, training and memory grow as lines"
+    import matplotlib.pyplot as plt
+    bars, grown = [r for r in results if isinstance(r, Measured) and 'by' not in r.extra], _grown(results)
+    rows, cols = ([*dict.fromkeys(o[i] for o in grown)] for i in (0, 1))
+    fig = plt.figure(figsize=(5 + 2.4*len(cols), max(1 + .3*len(bars), 2.2*len(rows), 2.5)), layout='constrained')
+    spec = fig.add_gridspec(max(len(rows), 1), 1 + len(cols), width_ratios=[1.6, *[1]*len(cols)])
+    _bars(fig.add_subplot(spec[:, 0]), bars)
+    for (section, by), points in grown.items():
+        ax = fig.add_subplot(spec[rows.index(section), 1 + cols.index(by)])
+        _lines(ax, points, f'{section}: {"MB" if section == "memory" else "seconds"} by {by}')
+    fig.savefig(file, dpi=90)
+    plt.close(fig)
+
+# %% ../../nbs/commands/01_bench.ipynb #ecd21635
+@dataclass
+class Setting:
+    "What all sections of one run share"
+    device:torch.device
+    nf:int           # unit of width
+    size:int         # of the pictures
+    few:int          # a batch
+    rounds:int       # of `in_turn`
+    masks:str        # as in `bench_masks`
+    wide:bool        # large batches, too
+    quick:bool
+
+    def take(self, n:int, k:int=1, size:int=None) -> Tensor:
+        "`k` masks of `n` classes"
+        return bench_masks(n, k, size or self.size, self.masks)[0].to(self.device)
+    @property
+    def precisions(self) -> dict:
+        "How a case is called, and the dtype of its autocast"
+        return {'': None, ', bf16': torch.bfloat16} if self.device.type == 'cuda' else {'': None}
+
+def bench_agree(o:Setting):
+    for n in (13, 183):
+        off = agreement(n, o.take(n, 2, 128), o.nf, o.device)
+        yield dict(section='agree', case=f'{n} classes, largest relative difference', **off)
+
+def bench_draw(o:Setting):
+    for tag, dtype in o.precisions.items():
+        for s in (o.size, 2*o.size):
+            for n in (13, 151, 183):
+                yield draw(f'one picture {s}×{s}, {n} classes{tag}', n, o.take(n, 1, s), 0, o.nf, o.rounds, dtype)
+        kw, what = dict(nf=o.nf, rounds=min(o.rounds, 3), autocast=dtype), f'{o.size}×{o.size}, 13 classes{tag}'
+        for k in ((o.few, 32) if o.wide else (o.few,)): yield draw(f'batch of {k}, {what}', 13, o.take(13, k), **kw)
+        yield draw(f'16 styles of one mask, {what}', 13, o.take(13), styles=16, **kw)
+
+def bench_monai(o:Setting):
+    case = f'MONAI’s layout, one picture {o.size}×{o.size}, 13 classes'
+    yield draw(case, 13, o.take(13), nf=o.nf, rounds=o.rounds, monai=True)
+
+# %% ../../nbs/commands/01_bench.ipynb #0e548250
+def bench_train(o:Setting):
+    for tag, dtype in o.precisions.items():
+        cases = {(o.few, 13), (o.few, 151), (32, 13)} if o.wide else {(1, 13), (1, 151), (o.few//2, 151)}
+        for k, n in sorted(cases):
+            case = f'iteration, batch of {k}, {o.size}×{o.size}, {n} classes{tag}'
+            yield train(case, n, o.take(n, k), o.nf, min(o.rounds, 3), dtype, dict(nf=o.nf))
+
+def bench_memory(o:Setting):
+    k = o.few//2
+    for n in (13, 151):
+        case = f'training, batch of {k}, {o.size}×{o.size}, {n} classes'
+        yield memory(case, n, k, o.size, o.nf, o.device, o.masks)
+
+def bench_growth(o:Setting, what=('draw', 'train', 'memory')):
+    sizes = (64, 96, 128) if o.quick else (64, 128, 256, 512)
+    grow = dict(resolution=[(s, 13, 1, s) for s in sizes], classes=[(n, n, 1, o.size) for n in (5, 13, 35, 151, 183)],
+                batch=[(k, 13, k, o.size) for k in (1, 2, 4)])
+    for by, x, n, k, s in ((by, *case) for by, cases in grow.items() for case in cases):
+        case, place = f'by {by}: {x}', dict(by=by, at=x)
+        def at(r): return replace(r, extra={**r.extra, **place})
+        mask = o.take(13, k, s) % n                            # the same masks for any number of classes
+        if 'draw' in what: yield at(draw(case, n, mask, nf=o.nf, rounds=min(o.rounds, 3)))
+        if 'train' in what: yield at(train(case, n, mask, o.nf, 1, critic=dict(nf=o.nf)))
+        if 'memory' in what: yield {**memory(case, n, k, s, o.nf, o.device, o.masks, like=13), **place}
+
+def bench_tiny(o:Setting):
+    mask = bench_masks(13, 4, 64, 'built-in')[0].to(o.device)
+    case = 'iteration of the preset `tiny`, 4 × 64×64'
+    yield train(case, 13, mask, rounds=o.rounds, critic=tiny['critic'], **tiny['generator'])
+
+sections = dict(agree=bench_agree, draw=bench_draw, monai=bench_monai, train=bench_train, memory=bench_memory,
+                growth=bench_growth, tiny=bench_tiny)
+
+# %% ../../nbs/commands/01_bench.ipynb #c9c858fc
+def _head(o:Setting, only) -> dict:
+    "Command, machine, versions and masks of a run"
+    options = ''.join(f' --{k} {v}' for k, v in dict(only=only, masks=o.masks).items() if v)
+    versions = dict(spade_fastai=__version__, torch=torch.__version__, python=platform.python_version())
+    command = f"spade-bench{options}{' --quick' if o.quick else ''}"
+    return dict(command=command, machine=machine(o.device), date=time.strftime('%Y-%m-%d'), versions=versions, nf=o.nf,
+                masks={n: bench_masks(n, 1, o.size, o.masks)[1] for n in (13, 183)})
+
+def _shares(results:list, device) -> dict:
+    "TFLOP/s of matrix products by dtype; each drawing gets its share of them"
+    dtypes = (torch.float32, torch.bfloat16) if device.type == 'cuda' else (torch.float32,)
+    rates = {str(d).split('.')[1]: matrix_rate(device, d) for d in dtypes}
+    for r in results:
+        if not isinstance(r, Measured) or 'gflop' not in r.extra: continue
+        rate = rates['bfloat16' if 'bf16' in r.case else 'float32']
+        r.extra['share_of_matrix_rate'] = {k: g/1e3/r.median(k)/rate for k, g in r.extra['gflop'].items()}
+    return rates
+
+def _numbers(r) -> dict:
+    "A result as JSON holds it"
+    if not isinstance(r, Measured): return r
+    return {**asdict(r), 'median': {k: r.median(k) for k in r.seconds}, 'ratio': {k: r.ratio(k) for k in r.seconds}}
+
+def _run(wanted, o:Setting, must:bool) -> list:
+    "The results of the sections, printed as they come"
+    results = []
+    for name in (k for k in sections if k in wanted):
+        what = [k for k in ('draw', 'train', 'memory') if k in wanted] or ['draw', 'train', 'memory']
+        try:
+            for r in sections[name](o, what) if name == 'growth' else sections[name](o):
+                results.append(r)
+                print(_line(r), flush=True)
+        except ValueError as e:
+            if name != 'monai' or must: raise
+            print(f'monai  left out: {e}')
+    return results
+
+# %% ../../nbs/commands/01_bench.ipynb #4da8e637
 def bench(
     quick:bool=False,        # a quarter of the width, pictures of 64 pixels, two rounds: a first look
     only:str=None,           # sections, such as 'draw,train'; all by default, `monai` where it is installed
@@ -310,60 +479,19 @@ def bench(
 ) -> dict:
     "Measure the dense, the fast and the folded way in turn, and print a table"
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    wanted = sections if only is None else only.split(',')
-    if wrong := set(wanted) - set(sections): raise ValueError(f"--only {','.join(sorted(wrong))}: there are {', '.join(sections)}")
+    wanted = [*sections] if only is None else only.split(',')
+    if wrong := set(wanted) - set(sections):
+        raise ValueError(f"--only {','.join(sorted(wrong))}: there are {', '.join(sections)}")
     nf, size, few, rounds = (16, 64, 2, min(rounds, 2)) if quick else (64, 256, 8, rounds)
-    results, cuda = [], device.type == 'cuda'
-    take = lambda n, k, s=size: bench_masks(n, k, s, masks)[0].to(device)
-    sources = {n: bench_masks(n, 1, size, masks)[1] for n in (13, 183)}
-    precisions = {'': None, ', bf16': torch.bfloat16} if cuda else {'': None}
-    def done(r):
-        results.append(r)
-        print(table([r]), flush=True)
-        return r
-    head = dict(command='spade-bench ' + ' '.join(f'--{k} {v}' for k, v in dict(only=only, masks=masks).items() if v) + (' --quick' if quick else ''), machine=machine(device), date=time.strftime('%Y-%m-%d'),
-                versions=dict(spade_fastai=__version__, torch=torch.__version__, python=platform.python_version()), nf=nf, masks=sources)
-    print(f"{head['machine']}, torch {torch.__version__}; network of nf={nf}; masks: {sources[13]} (up to 35 classes), {sources[183]} (more)", flush=True)
-    if 'agree' in wanted:
-        for n in (13, 183): done(dict(section='agree', case=f'{n} classes, largest relative difference', **agreement(n, take(n, 2, 128), nf, device)))
-    if 'draw' in wanted:
-        for tag, dtype in precisions.items():
-            for s in (size, 2*size):
-                for n in (13, 151, 183): done(draw(f'one picture {s}×{s}, {n} classes{tag}', n, take(n, 1, s), nf=nf, rounds=rounds, autocast=dtype))
-            for k in ((few, 32) if cuda and not quick else (few,)): done(draw(f'batch of {k}, {size}×{size}, 13 classes{tag}', 13, take(13, k), nf=nf, rounds=min(rounds, 3), autocast=dtype))
-            done(draw(f'16 styles of one mask, {size}×{size}, 13 classes{tag}', 13, take(13, 1), styles=16, nf=nf, rounds=min(rounds, 3), autocast=dtype))
-    if 'monai' in wanted:
-        try: done(draw(f'MONAI’s layout, one picture {size}×{size}, 13 classes', 13, take(13, 1), nf=nf, rounds=rounds, monai=True))
-        except ValueError as e:
-            if only: raise
-            print(f'monai  left out: {e}')
-    if 'train' in wanted:
-        for tag, dtype in precisions.items():
-            for k, n in sorted({(few, 13), (few, 151), (32, 13)} if cuda and not quick else {(1, 13), (1, 151), (few//2, 151)}):
-                done(train(f'iteration, batch of {k}, {size}×{size}, {n} classes{tag}', n, take(n, k), nf, min(rounds, 3), dtype, dict(nf=nf)))
-    if 'memory' in wanted:
-        for n in (13, 151): done(memory(f'training, batch of {few//2}, {size}×{size}, {n} classes', n, few//2, size, nf, device, masks))
-    if 'growth' in wanted:
-        what = {'draw', 'train', 'memory'} & set(wanted) or {'draw', 'train', 'memory'}
-        grow = dict(resolution=[(s, 13, 1, s) for s in ((64, 96, 128) if quick else (64, 128, 256, 512))], classes=[(n, n, 1, size) for n in (5, 13, 35, 151, 183)], batch=[(k, 13, k, size) for k in (1, 2, 4)])
-        for by, cases in grow.items():
-            for at, n, k, s in cases:
-                case, place, mask = f'by {by}: {at}', dict(by=by, at=at), take(13, k, s) % n      # the same masks for any number of classes
-                def placed(r):
-                    r.extra.update(place)
-                    return r
-                if 'draw' in what: done(placed(draw(case, n, mask, nf=nf, rounds=min(rounds, 3))))
-                if 'train' in what: done(placed(train(case, n, mask, nf, 1, critic=dict(nf=nf))))
-                if 'memory' in what: done({**memory(case, n, k, s, nf, device, masks, like=13), **place})
-    if 'tiny' in wanted:
-        done(train('iteration of the preset `tiny`, 4 × 64×64', 13, bench_masks(13, 4, 64, 'built-in')[0].to(device), rounds=rounds, critic=tiny['critic'], **tiny['generator']))
-    rates = {str(d).split('.')[1]: matrix_rate(device, d) for d in ((torch.float32, torch.bfloat16) if cuda else (torch.float32,))}
-    for r in results:
-        if isinstance(r, Measured) and 'gflop' in r.extra:
-            rate = rates['bfloat16' if 'bf16' in r.case else 'float32']
-            r.extra['share_of_matrix_rate'] = {k: g/1e3/r.median(k)/rate for k, g in r.extra['gflop'].items()}
-    out = dict(**head, matrix_rate_tflops=rates, results=[{**asdict(r), 'median': {k: r.median(k) for k in r.seconds}, 'ratio': {k: r.ratio(k) for k in r.seconds}} if isinstance(r, Measured) else r for r in results])
-    if json: Path(json).write_text(dumps(out, indent=1))
+    o = Setting(device, nf, size, few, rounds, masks, device.type == 'cuda' and not quick, quick)
+    head = _head(o, only)
+    few_classes, many = head['masks'].values()
+    print(f"{head['machine']}, torch {torch.__version__}; network of nf={nf}; "
+          f"masks: {few_classes} (up to 35 classes), {many} (more)", flush=True)
+    results = _run(wanted, o, must=only is not None)
+    rates = _shares(results, device)
+    out = dict(**head, matrix_rate_tflops=rates, results=[*map(_numbers, results)])
+    if json: Path(json).write_text(dumps(out, indent=1), encoding='utf-8')
     if plot: plot_results(results, plot)
     return out
 
@@ -371,7 +499,7 @@ def main(argv=None):
     "Entry point of the command `spade-bench`"
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ['--child']: return _memory_child(loads(argv[1]))
-    args = {k: v for k, v in vars(anno_parser(bench, prog='spade-bench').parse_args(argv)).items() if k not in ('pdb', 'xtra')}
-    try: bench(**args)
+    args = vars(anno_parser(bench, prog='spade-bench').parse_args(argv))
+    try: bench(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
     except (ValueError, OSError) as e: sys.exit(f'spade-bench: {e}')
     except KeyboardInterrupt: sys.exit('spade-bench: stopped')
