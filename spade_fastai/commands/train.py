@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/train.html.md"""
 __all__ = ['TrainOptions', 'settled', 'new_folder', 'load_data', 'seconds_per_epoch', 'StopWatch', 'plot_losses', 'plot_samples',
            'peak_memory', 'run_report', 'leave_results', 'train', 'main']
 
-# %% ../../nbs/commands/00_train.ipynb #c3609782682
+# %% ../../nbs/commands/00_train.ipynb #c552831404
 import json, math, platform, re, signal, sys, threading, time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,6 +28,7 @@ from ..data.layouts import find_layout
 from ..data.check.cures import Sentence
 from ..data.check.report import *
 from ..train.callbacks import *
+from ..train.callbacks import random_state_kept
 from ..train.ema import *
 from ..learner import *
 from ..saving import *
@@ -232,7 +233,7 @@ def plot_losses(
     fig.savefig(path, dpi=100)
     plt.close(fig)
 
-# %% ../../nbs/commands/00_train.ipynb #c3472132659
+# %% ../../nbs/commands/00_train.ipynb #c3128556135
 def plot_samples(
     learn,     # `GANLearner`
     path,      # file to write
@@ -242,7 +243,7 @@ def plot_samples(
     grid = SampleGrid(n=n, show=False)
     grid.learn = learn
     grid.before_fit()
-    fig = grid.draw()
+    fig = grid.plot()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=120, bbox_inches='tight')
     plt.close(fig)
