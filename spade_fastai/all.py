@@ -29,10 +29,9 @@ from .nets.starts import *
 from .nets.generator import *
 from .nets.critic import *
 from .nets.encoder import *
-from .fast.windows import *
-from .fast.recompute import *
-from .fast.modulate import *
-from .fast.drawing import *
+from .fast.ways import plain_math
+from .fast.drawing import folded
+from .fast.switch import *
 from .train.losses import *
 from .train.penalties import *
 from .train.augment import *
@@ -44,8 +43,8 @@ from .train.callbacks import *
 from .train.memory import *
 from .train.ema import *
 from .train.resume import *
-from .learner import *
 from .drawing import *
 from .saving import *
+from .learner import *
 from .official import *
 from .metrics import *

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/drawing.html.md"""
 # %% auto #0
 __all__ = ['style_z', 'generate', 'show_styles', 'interpolate', 'SpadeDrawer']
 
-# %% ../nbs/lib/02_drawing.ipynb #b2dbe672
+# %% ../nbs/lib/02_drawing.ipynb #0beee068
 from contextlib import contextmanager
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -20,10 +20,10 @@ from .core import *
 from .palette import *
 from .data.masks import *
 from .data.images import *
-from .data.block import *
+from .data.readers import *
 from .nets.encoder import *
 
-# %% ../nbs/lib/02_drawing.ipynb #86455e0a
+# %% ../nbs/lib/02_drawing.ipynb #6aea2f7e
 def _pair(size): return size if size is None or is_listy(size) else (size, size)
 
 def drawn_ids(
@@ -46,7 +46,8 @@ def _instance_ids(instance, size) -> Tensor:
 def _float_maps(maps, size=None, device=None) -> dict:
     "[1,C,h,w] float maps by name, of one map or a dict of them"
     if not isinstance(maps, dict): maps = {getattr(maps, 'name', 'map'): maps}
-    maps = {k: torch.as_tensor(np.array(v), dtype=torch.float32, device=device)[None] for k, v in maps.items()}
+    number = lambda v: plain(v) if isinstance(v, Tensor) else torch.from_numpy(np.array(v))
+    maps = {k: number(v).to(device, torch.float32)[None] for k, v in maps.items()}
     return maps if size is None else {k: resize_nearest(v, _pair(size)) for k, v in maps.items()}
 
 # %% ../nbs/lib/02_drawing.ipynb #cc45c1db

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/saving.html.md"""
 # %% auto #0
 __all__ = ['to_config', 'from_config', 'modern', 'save_spade', 'read_config', 'load_gan', 'load_spade']
 
-# %% ../nbs/lib/03_saving.ipynb #283ca89b
+# %% ../nbs/lib/03_saving.ipynb #988f3cb4
 import importlib, json
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open, torch as st
 from . import __version__
 from .core import *
 from .core import name_of, saveables
-from .data.block import *
+from .data.readers import *
 from .nets.generator import *
-from .train.gan import *
+from .train.step import *
 from .fast.switch import *
 from .drawing import *
 
