@@ -7,12 +7,14 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/metrics.html.md"""
 # %% auto #0
 __all__ = ['ColourClassifier', 'colour_accuracy']
 
-# %% ../nbs/lib/06_metrics.ipynb #73ec9fed
+# %% ../nbs/lib/06_metrics.ipynb #8c4dcdb0
+from itertools import islice
 import torch
 from torch import Tensor
 from .core import *
+from .drawing import eval_mode
 
-# %% ../nbs/lib/06_metrics.ipynb #c24336267
+# %% ../nbs/lib/06_metrics.ipynb #b3133d83
 class ColourClassifier:
     "Pixels to the class of the nearest mean colour; fixed once made"
     def __init__(self,
@@ -25,7 +27,7 @@ class ColourClassifier:
         n_classes:int,   # ids from here on are don't-care
     ):
         "The mean colour of each class over all `batches`"
-        total, count = torch.zeros(n_classes, 3, dtype=torch.float64), torch.zeros(n_classes, dtype=torch.float64)
+        total, count = torch.zeros(n_classes, 3).double(), torch.zeros(n_classes).double()
         for mask, *_, image in batches:
             ids, px = plain(mask).flatten().cpu(), plain(image).movedim(1, -1).reshape(-1, 3).cpu().double()
             known = ids < n_classes
@@ -46,24 +48,22 @@ class ColourClassifier:
         known = mask < len(self.colours)
         return int(((self(image) == mask) & known).sum()), int(known.sum())
 
-# %% ../nbs/lib/06_metrics.ipynb #c89267050
-@torch.no_grad()
+# %% ../nbs/lib/06_metrics.ipynb #ef9bb190
 def colour_accuracy(
     learn,                           # `GANLearner`
     judge:ColourClassifier=None,     # by default fitted on the training batches
     max_batches:int=100,             # training batches to fit on at most
 ) -> dict:
     "Share of held-back pixels whose nearest class colour is what the mask says: `real`, `fake` and their `ratio`"
-    n = learn.model.generator.n_classes
-    if not len(learn.dls.valid): raise ValueError("there are no held-back pictures to judge; split the data with some for validation")
-    if judge is None: judge = ColourClassifier.fit((b for b, _ in zip(learn.dls.train, range(max_batches))), n)
-    hits, was = dict(real=[0, 0], fake=[0, 0]), learn.model.training
-    learn.model.eval()
-    try:
+    if not len(learn.dls.valid):
+        raise ValueError("there are no held-back pictures to judge; split the data with some for validation")
+    n_classes = learn.model.generator.n_classes
+    if judge is None: judge = ColourClassifier.fit(islice(learn.dls.train, max_batches), n_classes)
+    hits = dict(real=torch.zeros(2).long(), fake=torch.zeros(2).long())     # good pixels, and pixels that have a class
+    with eval_mode(learn.model):
         for mask, *rest, image in learn.dls.valid:
             fake = learn.model(*learn._set_device((mask, *rest)))
             for k, pic in dict(real=plain(image), fake=fake).items():
-                for i, o in enumerate(judge.accuracy(pic, mask)): hits[k][i] += o
-    finally: learn.model.train(was)
-    res = {k: good/max(known, 1) for k, (good, known) in hits.items()}
+                hits[k] += torch.tensor(judge.accuracy(pic, mask))
+    res = {k: good/max(known, 1) for k, (good, known) in ((k, v.tolist()) for k, v in hits.items())}
     return dict(**res, ratio=res['fake']/max(res['real'], 1e-9))

@@ -16,7 +16,8 @@ from spade_fastai.data.items import SpadeDataLoaders, SpadeItemList
 from spade_fastai.nets.norms import SPADE
 from spade_fastai.nets.starts import MapNoiseStart, MapStart
 from spade_fastai.train.switchers import AdaptiveGANSwitcher, FixedGANSwitcher
-from spade_fastai.train.callbacks import Accumulate, SampleGrid
+from spade_fastai.train.callbacks import SampleGrid
+from spade_fastai.train.memory import Accumulate
 from spade_fastai.learner import spade_learner
 
 TOY = dict(generator=dict(nf=4, mults=(4, 2, 1), ups=(1, 1), norm=partial(SPADE, hidden=8)), critic=dict(nf=8, n_layers=2),
@@ -412,7 +413,7 @@ def test_sample_grid_spreads_over_the_held_back(make, tmp_path):
     learn = make(sample_grid=partial(SampleGrid, n=2, folder=tmp_path/'grid'))
     learn.fit(1)
     before = state(learn.model.train())
-    got = tiles(learn.sample_grid.draw())
+    got = tiles(learn.sample_grid.plot())
     assert len(got) == 6 and learn.model.training and same(state(learn.model), before)
     for i, file in enumerate(held_back(learn)[::5]):                # the first and the last of six
         assert np.array_equal(got[3*i], learn.dls.palette.paint(np.array(Image.open(file))))

@@ -1,4 +1,4 @@
-"A training that was stopped or killed goes on bit for bit: everything a checkpoint holds at the end is compared, in a new process"
+"A training that was stopped or killed goes on bit for bit: all that a checkpoint holds is compared, in a new process"
 import os, random, shutil, signal, subprocess, sys, time
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from functools import partial
@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from fastai.vision.all import (
-    Adam, Callback, CancelFitException, CSVLogger, DataLoaders, EarlyStoppingCallback, ProgressCallback, ReduceLROnPlateau, SGD, TensorImage, TensorMask, aug_transforms, noop)
-from spade_fastai import resume
+    Adam, Callback, CancelFitException, CSVLogger, DataLoaders, EarlyStoppingCallback, ProgressCallback,
+    ReduceLROnPlateau, SGD, TensorImage, TensorMask, aug_transforms, noop)
 from spade_fastai.data.landcover import make_landcover
 from spade_fastai.data.items import SpadeDataLoaders
 from spade_fastai.nets.norms import SPADE
@@ -19,8 +19,9 @@ from spade_fastai.train.penalties import R1
 from spade_fastai.train.augment import DiffAugment
 from spade_fastai.train.switchers import AdaptiveGANSwitcher, FixedGANSwitcher
 from spade_fastai.train.gan import GANLearner
-from spade_fastai.train.callbacks import Accumulate
+from spade_fastai.train.memory import Accumulate
 from spade_fastai.train.ema import EMA
+from spade_fastai.train import resume, schedule   # the second gives `fit_flat_lin`
 from spade_fastai.train.resume import Checkpoint, read_checkpoint
 
 class Toy:
@@ -36,19 +37,23 @@ class Toy:
         return TensorMask(mask), TensorImage(image.clamp(-1, 1).float())
 
 def nets(nf=4, n_classes=2):
-    gen = SPADEGenerator(n_classes, nf=nf, mults=(2, 2, 1), ups=(1, 1), norm=partial(SPADE, hidden=4), start=partial(MapNoiseStart, nz=4))
+    gen = SPADEGenerator(n_classes, nf=nf, mults=(2, 2, 1), ups=(1, 1), norm=partial(SPADE, hidden=4),
+                         start=partial(MapNoiseStart, nz=4))
     return gen, MultiscaleDiscriminator(n_classes, nf=4, n_layers=2)
 
-def toy_dls(n=18, bs=4, workers=0): return DataLoaders.from_dsets(Toy(n), Toy(6), bs=bs, num_workers=workers, device='cpu')
+def toy_dls(n=18, bs=4, workers=0):
+    return DataLoaders.from_dsets(Toy(n), Toy(6), bs=bs, num_workers=workers, device='cpu')
 
 def land_dls():
     "Real files through item and batch transforms, with fastai's augmentations"
     path = make_landcover(Path(os.environ['RESUME_LAND']), n=24, size=24)
-    return SpadeDataLoaders.from_folder(path, size=16, bs=4, valid_pct=.25, device='cpu', batch_tfms=aug_transforms(size=16, max_rotate=20, min_scale=.7))
+    tfms = aug_transforms(size=16, max_rotate=20, min_scale=.7)
+    return SpadeDataLoaders.from_folder(path, size=16, bs=4, valid_pct=.25, device='cpu', batch_tfms=tfms)
 
 def make(cbs=None, dls=toy_dls, nf=4, to=lambda o: o, seed=1, n_classes=2, **kwargs):
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
-    learn = to(GANLearner(dls(), *nets(nf, n_classes), weights=dict(feat=10), cbs=cbs, **{'lr': slice(1e-3, 4e-3), **kwargs}))
+    kwargs = {'lr': slice(1e-3, 4e-3), **kwargs}
+    learn = to(GANLearner(dls(), *nets(nf, n_classes), weights=dict(feat=10), cbs=cbs, **kwargs))
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
     return learn
@@ -57,7 +62,10 @@ def plain_fit(learn, **kw): learn.fit(3, **kw)
 def four(learn, **kw): learn.fit(4, **kw)
 def one_cycle(learn, **kw): learn.fit_one_cycle(3, **kw)
 def flat_lin(learn, **kw): learn.fit_flat_lin(1, 2, **kw)
-momentum = dict(opt_func=partial(Adam, mom=.9, wd=.1), moms=(.9, .8, .9), wd_bn_bias=False)   # fastai's own, with its moments and its schedule of them
+# fastai's own, with its moments and its schedule of them
+momentum = dict(opt_func=partial(Adam, mom=.9, wd=.1), moms=(.9, .8, .9), wd_bn_bias=False)
+penalty = partial(R1, every=5)
+never_content = dict(min_delta=1e9, patience=2)                            # end after 3 epochs
 
 # name: how to train, where to stop (12 batches in 3 epochs), what with
 CASES = dict(
@@ -65,12 +73,13 @@ CASES = dict(
     epoch_end   = (flat_lin, 8, dict),
     last_batch  = (plain_fit, 4, dict),                                    # before the validation of the first epoch
     switcher    = (flat_lin, 7, lambda: dict(switcher=FixedGANSwitcher(2, 1), **momentum)),
-    adaptive    = (one_cycle, 5, lambda: dict(switcher=AdaptiveGANSwitcher(gen_thresh=3., crit_thresh=1.95), **momentum)),
+    adaptive    = (one_cycle, 5, lambda: dict(switcher=AdaptiveGANSwitcher(3., 1.95), **momentum)),
     ema         = (one_cycle, 6, lambda: dict(cbs=EMA(.9, n_batches=2))),
     ema_epoch   = (one_cycle, 8, lambda: dict(cbs=EMA(.9, n_batches=2))),  # the average is in place
     accumulate  = (one_cycle, 3, lambda: dict(cbs=Accumulate(2), opt_func=partial(SGD, mom=.9))),
-    small_data  = (flat_lin, 7, lambda: dict(augment=DiffAugment(), crit_loss_func=CriticLoss(penalty=partial(R1, every=5)))),
-    watched     = (four, 8, lambda: dict(cbs=[o(min_delta=1e9, patience=2) for o in (ReduceLROnPlateau, EarlyStoppingCallback)], **momentum)),   # never content, end after 3
+    small_data  = (flat_lin, 7, lambda: dict(augment=DiffAugment(), crit_loss_func=CriticLoss(penalty=penalty))),
+    watched     = (four, 8, lambda: dict(cbs=[o(**never_content) for o in (ReduceLROnPlateau, EarlyStoppingCallback)],
+                                         **momentum)),
     bf16        = (plain_fit, 5, lambda: dict(to=GANLearner.to_bf16)),
     fp16        = (plain_fit, 5, lambda: dict(to=partial(GANLearner.to_fp16, init_scale=2.**18, growth_interval=3))),
     workers     = (one_cycle, 6, lambda: dict(dls=partial(toy_dls, workers=2))),
@@ -93,9 +102,15 @@ class KillAt(Callback):
 
 def differ(a, b, at=''):
     "Places where two nested structures of tensors and numbers are not equal to the last bit"
-    if isinstance(a, torch.Tensor): return [] if isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b) else [at]
-    if isinstance(a, dict): return [o for k in {**a, **b} for o in (differ(a[k], b[k], f'{at}/{k}') if k in a and k in b else [f'{at}/{k}'])]
-    if isinstance(a, (list, tuple)): return [at] if len(a) != len(b) else [o for i, (x, y) in enumerate(zip(a, b)) for o in differ(x, y, f'{at}/{i}')]
+    if isinstance(a, torch.Tensor):
+        same = isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+        return [] if same else [at]
+    if isinstance(a, dict):
+        lost = [f'{at}/{k}' for k in a.keys() ^ b.keys()]
+        return lost + [o for k in a if k in b for o in differ(a[k], b[k], f'{at}/{k}')]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b): return [at]
+        return [o for i, (x, y) in enumerate(zip(a, b, strict=True)) for o in differ(x, y, f'{at}/{i}')]
     return [] if type(a) == type(b) and a == b else [at]
 
 def last(folder): return read_checkpoint(sorted(folder.glob('*.ckpt'))[-1])
@@ -103,8 +118,10 @@ def last(folder): return read_checkpoint(sorted(folder.glob('*.ckpt'))[-1])
 def child(*args, **kwargs):
     "This file in a new process, with as many threads"
     root = str(Path(__file__).parent.parent)
+    env = {**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads()),
+           'PYTHONPATH': os.pathsep.join([root, os.environ.get('PYTHONPATH', '')])}
     return subprocess.run([sys.executable, __file__, *map(str, args)], capture_output=True, text=True, timeout=300,
-                          env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads()), 'PYTHONPATH': os.pathsep.join([root, os.environ.get('PYTHONPATH', '')])}, **kwargs)
+                          env=env, **kwargs)
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
@@ -113,7 +130,8 @@ def runs(tmp_path_factory):
     os.environ['RESUME_LAND'] = str(path/'made')
     for name, (fit, stop, kwargs) in CASES.items():
         fit(make(**kwargs()), cbs=Checkpoint(path/name/'whole'))
-        fit(make(**kwargs()), cbs=[Checkpoint(path/name/'parts'), StopAt(stop, epoch_end=name in ('epoch_end', 'ema_epoch', 'watched'))])
+        stop_at = StopAt(stop, epoch_end=name in ('epoch_end', 'ema_epoch', 'watched'))
+        fit(make(**kwargs()), cbs=[Checkpoint(path/name/'parts'), stop_at])
         assert last(path/name/'parts')['learner']['train_iter'] == stop
     went_on = child('go_on', path)
     assert went_on.returncode == 0, went_on.stderr
@@ -124,7 +142,8 @@ def test_stopped_and_gone_on_in_a_new_process(runs, name):
     whole, parts = last(runs/name/'whole'), last(runs/name/'parts')
     assert whole['learner']['train_iter'] == (6 if name == 'accumulate' else 12)
     assert not differ(whole, parts)
-    assert len(whole['callbacks']['loss_terms']['history']) == len(whole['callbacks']['recorder']['losses']) == whole['learner']['train_iter']
+    history, losses = whole['callbacks']['loss_terms']['history'], whole['callbacks']['recorder']['losses']
+    assert len(history) == len(losses) == whole['learner']['train_iter']
 
 def test_it_is_one_training_and_writing_changes_nothing(tmp_path):
     one_cycle(a := make()), one_cycle(b := make(), cbs=Checkpoint(tmp_path, every=1))
@@ -137,7 +156,9 @@ def test_killed(runs, tmp_path, how):
     died = child('killed', how, tmp_path)
     assert died.returncode == -signal.SIGKILL, died.stderr
     files = sorted(o.name for o in tmp_path.iterdir())
-    assert files == (['batch_000000004.ckpt', 'batch_000000006.ckpt'] if how == 'batch' else ['batch_000000002.ckpt', 'batch_000000004.ckpt', 'batch_000000006.new'])
+    want = dict(batch=['batch_000000004.ckpt', 'batch_000000006.ckpt'],
+                writing=['batch_000000002.ckpt', 'batch_000000004.ckpt', 'batch_000000006.new'])
+    assert files == want[how]
     one_cycle(make(seed=99), cbs=Checkpoint(tmp_path, every=5, resume=True))
     assert not differ(last(runs/'middle'/'whole'), last(tmp_path))
     assert not list(tmp_path.glob('*.new'))
@@ -176,7 +197,8 @@ def test_an_ended_training_is_not_trained_again(runs):
     cb = Checkpoint(runs/'middle'/'whole', resume=True)
     one_cycle(learn, cbs=cb)
     whole = last(runs/'middle'/'whole')
-    assert not differ(dict(learn.model.state_dict()), whole['model']) and len(learn.recorder.values) == 3 and len(learn.recorder.hps['lr']) == 12
+    assert not differ(dict(learn.model.state_dict()), whole['model'])
+    assert len(learn.recorder.values) == 3 and len(learn.recorder.hps['lr']) == 12
     learn.fit(1)                                                    # and can be trained on
     assert differ(dict(learn.model.state_dict()), whole['model'])
 
@@ -207,7 +229,8 @@ def flipped(b): b[len(b)//2] ^= 1; return b
 @pytest.mark.parametrize('change', [lambda b: b[:len(b)//2], lambda b: b'', lambda b: b'not a checkpoint', flipped])
 def test_damaged(runs, stopped, change):
     bad_file(stopped, change)
-    with pytest.raises(ValueError, match=r'batch_000000006.ckpt is damaged or no checkpoint .* delete it to go on from the one before'):
+    said = r'batch_000000006.ckpt is damaged or no checkpoint .* delete it to go on from the one before'
+    with pytest.raises(ValueError, match=said):
         one_cycle(make(), cbs=Checkpoint(stopped, resume=True))
     (stopped/'batch_000000006.ckpt').unlink()
     one_cycle(make(seed=99), cbs=Checkpoint(stopped, resume=True))
@@ -216,11 +239,12 @@ def test_damaged(runs, stopped, change):
 def test_foreign(stopped):
     for o in stopped.iterdir(): o.unlink()
     torch.save(dict(model={}), stopped/'batch_000000001.ckpt')
-    with pytest.raises(ValueError, match='was not written by `Checkpoint`'): one_cycle(make(), cbs=Checkpoint(stopped, resume=True))
+    resumed = lambda: one_cycle(make(), cbs=Checkpoint(stopped, resume=True))
+    with pytest.raises(ValueError, match='was not written by `Checkpoint`'): resumed()
     class Evil:
         def __reduce__(self): return (Path.touch, (stopped/'evil',))
     torch.save(dict(model=Evil()), stopped/'batch_000000001.ckpt')
-    with pytest.raises(ValueError, match='damaged or no checkpoint'): one_cycle(make(), cbs=Checkpoint(stopped, resume=True))
+    with pytest.raises(ValueError, match='damaged or no checkpoint'): resumed()
     assert not (stopped/'evil').exists()
 
 OTHER = {
@@ -233,7 +257,8 @@ OTHER = {
     'processes that load was 0, is 1': (one_cycle, dict(dls=partial(toy_dls, workers=1))),
     'is of other networks: generator': (one_cycle, dict(nf=5)),
     'optimiser was OptimWrapper Adam, is Optimizer': (one_cycle, dict(opt_func=Adam)),
-    r'switchers .*BothOnEachBatch.*FixedGANSwitcher\(n_crit=1, n_gen=2\)': (one_cycle, dict(switcher=FixedGANSwitcher(1, 2))),
+    r'switchers .*BothOnEachBatch.*FixedGANSwitcher\(n_crit=1, n_gen=2\)':
+        (one_cycle, dict(switcher=FixedGANSwitcher(1, 2))),
     'batches that make one was 1, is 2': (one_cycle, dict(cbs=Accumulate(2))),
     'precision was float32, is bf16': (one_cycle, dict(to=GANLearner.to_bf16)),
     'other callbacks: ema was there and is not now, or the reverse': (one_cycle, dict(cbs=EMA(.9)))}
@@ -241,12 +266,14 @@ OTHER = {
 def test_another_training(stopped):
     for message, (fit, kwargs) in OTHER.items():
         with pytest.raises(ValueError, match=message): fit(make(**kwargs), cbs=Checkpoint(stopped, resume=True))
-    with pytest.raises(ValueError, match='batch_000000006.ckpt of an earlier training; pass `resume=True`'): one_cycle(make(), cbs=Checkpoint(stopped))
+    said = 'batch_000000006.ckpt of an earlier training; pass `resume=True`'
+    with pytest.raises(ValueError, match=said): one_cycle(make(), cbs=Checkpoint(stopped))
     assert len(list(stopped.iterdir())) == 2
 
 def test_another_number_of_threads(runs, stopped, recwarn):
     "Is said with both numbers and the cure, and only then"
-    was, told = torch.get_num_threads(), lambda: [str(o.message) for o in recwarn if 'threads' in str(o.message)]
+    was = torch.get_num_threads()
+    told = lambda: [str(o.message) for o in recwarn if 'threads' in str(o.message)]
     for n in (was, was + 1):
         shutil.copytree(stopped, folder := stopped.with_name(f'{stopped.name}_{n}'))
         try:
@@ -255,7 +282,8 @@ def test_another_number_of_threads(runs, stopped, recwarn):
         finally: torch.set_num_threads(was)
         if n == was: assert not told() and not differ(last(runs/'middle'/'whole'), last(folder))
     (message,) = told()
-    assert f'written by torch with {was} threads, there are {was + 1} now' in message and f'torch.set_num_threads({was})' in message
+    assert f'written by torch with {was} threads, there are {was + 1} now' in message
+    assert f'torch.set_num_threads({was})' in message
     assert last(folder)['threads'] == was + 1
 
 def test_a_stop_within_a_batch_keeps_the_checkpoint_before(tmp_path):
@@ -289,7 +317,8 @@ def test_a_callback_with_state(tmp_path):
 if __name__ == '__main__':
     command, *args = sys.argv[1:]
     if command == 'go_on':
-        for name, (fit, _, kwargs) in CASES.items(): fit(make(seed=99, **kwargs()), cbs=Checkpoint(Path(args[0])/name/'parts', resume=True))
+        for name, (fit, _, kwargs) in CASES.items():
+            fit(make(seed=99, **kwargs()), cbs=Checkpoint(Path(args[0])/name/'parts', resume=True))
     if command == 'killed':
         how, folder = args
         save, seen = torch.save, []

@@ -11,6 +11,7 @@ from spade_fastai.nets.critic import *
 from spade_fastai.train.losses import *
 from spade_fastai.train.penalties import *
 from spade_fastai.train.augment import *
+from spade_fastai.train.penalties import slopes
 from spade_fastai.train.switchers import *
 from spade_fastai.train.gan import *
 from spade_fastai.train.schedule import *
@@ -20,7 +21,7 @@ class Pairs(torch.utils.data.Dataset):
         g = torch.Generator().manual_seed(0)
         self.masks = torch.randint(0, 3, (n, 4, 4), generator=g).repeat_interleave(4, 1).repeat_interleave(4, 2)
         self.pics = torch.rand(n, 3, 16, 16, generator=g)*2 - 1
-        self.inst = torch.randint(0, 9, (n, 16, 16), generator=g) if edges else None
+        self.inst = TensorInstance(torch.randint(0, 9, (n, 16, 16), generator=g)) if edges else None
     def __len__(self): return len(self.masks)
     def __getitem__(self, i): return (self.masks[i], *([] if self.inst is None else [self.inst[i]]), self.pics[i])
 
@@ -45,26 +46,31 @@ class Watch(Callback):
     def before_fit(self): self.grads, self.steps = [], []
     def nets(self): return self.model.generator, self.model.critic
     def before_batch(self): self.before = [[p.clone() for p in o.parameters()] for o in self.nets()]
-    def before_step(self): self.grads.append(tuple(sum(p.grad is not None for p in o.parameters()) for o in self.nets()))
+    def before_step(self):
+        self.grads.append(tuple(sum(p.grad is not None for p in o.parameters()) for o in self.nets()))
     def after_batch(self):
-        if self.training: self.steps.append(tuple(any(not torch.equal(a, b) for a, b in zip(was, o.parameters())) for was, o in zip(self.before, self.nets())))
+        if not self.training: return
+        moved = lambda was, net: any(not torch.equal(a, b) for a, b in zip(was, net.parameters(), strict=True))
+        self.steps.append(tuple(map(moved, self.before, self.nets())))
 
 def test_penalty_reaches_the_critic_and_nothing_else():
-    learn = fit(learner(crit_loss_func=CriticLoss(penalty=R1), switcher=FixedGANSwitcher(n_crit=3, n_gen=1), cbs=Watch()), 2)
+    learn = learner(crit_loss_func=CriticLoss(penalty=R1), switcher=FixedGANSwitcher(n_crit=3, n_gen=1), cbs=Watch())
+    fit(learn, 2)
     assert learn.watch.steps == [(False, True)]*3 + [(True, False)]
     n_gen, n_crit = (len(list(o.parameters())) for o in (learn.model.generator, learn.model.critic))
     assert learn.watch.grads == [(0, n_crit)]*3 + [(n_gen, 0)]
 
 @pytest.mark.parametrize('penalty', [partial(R1, gamma=3), partial(WGANGP, weight=3)])
 def test_penalty_is_a_term_with_its_value(penalty):
-    learn = learner(crit_loss_func=CriticLoss(penalty=penalty), weights=dict(crit_r1=2, crit_gp=2), switcher=FixedGANSwitcher(1, 1), bs=8)
+    learn = learner(crit_loss_func=CriticLoss(penalty=penalty), weights=dict(crit_r1=2, crit_gp=2),
+                    switcher=FixedGANSwitcher(1, 1), bs=8)
     name = penalty().name
     model, (mask, real) = learn.model, learn.dls.train.one_batch()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     model.train()
     torch.manual_seed(5)
     with torch.no_grad(): fake = model.fake(mask)[0]
-    model.judge(fake, real, mask)                                       # moves the vectors of spectral norm, as in the step
+    model.judge(fake, real, mask)                                       # moves the vectors of spectral norm, as a step
     x = real if name == 'crit_r1' else (lambda e: e*real + (1 - e)*fake)(torch.rand(8, 1, 1, 1))
     x = x.clone().requires_grad_()
     pred = model.critic(x, mask)
@@ -106,7 +112,7 @@ def test_penalty_is_float32_under_autocast():
     assert slopes(lambda x: net(x, mask), real.half()).dtype == torch.float32
 
 def test_penalty_through_a_critic_with_spectral_norm_everywhere():
-    "Second derivatives by finite differences, at the vectors u and v that a training forward leaves; they are constants for the gradient"
+    "Second derivatives by finite differences, at the vectors u and v that a training forward leaves as constants"
     net = MultiscaleDiscriminator(2, nf=2, n_layers=2, other_norm=spectral).double().train()
     for p in net.parameters(): torch.nn.init.normal_(p, 0, .4)
     mask, real = torch.randint(0, 2, (1, 16, 16)), torch.rand(1, 3, 16, 16, dtype=torch.float64)
@@ -133,7 +139,8 @@ def test_augmented_training():
             return out
     learn = fit(learner(edges=True, augment=Spy(), crit_loss_func=CriticLoss(penalty=R1)), 1)
     two, one, m = (8, 3, 16, 16), (4, 3, 16, 16), (4, 16, 16)
-    assert seen == [(two, [m, m], [two, m, m]), (two, [m, m], [two, m, m]), (one, [m, m], [one, m, m])]*2   # generator's turn, critic's, the penalty
+    turn, penalty = (two, [m, m], [two, m, m]), (one, [m, m], [one, m, m])
+    assert seen == [turn, turn, penalty]*2                              # generator's turn, critic's, the penalty
     n = len(seen)
     learn.validate(); learn.get_preds()
     assert len(seen) == n                                               # nothing outside training
@@ -171,7 +178,8 @@ def test_official_learning_rates(shared):
         def after_batch(self):
             if self.training: seen.append((self.epoch, *(o['lr'] for o in self.opt.hypers)))
     learn = learner(bs=3)
-    with learn.no_bar(), learn.no_logging(): learn.fit_flat_lin(h['niter'], h['niter_decay'], lr=slice(1e-4, 4e-4), at=by_epoch, cbs=Rates())
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_flat_lin(h['niter'], h['niter_decay'], lr=slice(1e-4, 4e-4), at=by_epoch, cbs=Rates())
     assert len(seen) == 3*6
-    for epoch, *lrs in seen:                                            # the table's first row is before the first epoch
+    for epoch, *lrs in seen:                                            # the table begins before the first epoch
         for lr, want in zip(lrs, table[epoch]): assert abs(lr - want) < 1e-12

@@ -24,7 +24,7 @@ FolderPairs = namedtuple('FolderPairs', 'train valid codes reading instances', d
 FolderPairs.__doc__ = ("What a layout finds: `train` and `valid` are lists of (mask, image), `valid` None where it "
                        "knows no split; `reading` are options of `MaskReader`; `instances` is {mask: map} or None")
 
-# %% ../../nbs/lib/data/08_layouts.ipynb #c2658035718
+# %% ../../nbs/lib/data/08_layouts.ipynb #c778884459
 def _there(path, name): return (path/name.split('*')[0].rstrip('/')).is_dir()
 
 def _two_parts(path, parts, codes, instances=(), **reading):
@@ -34,7 +34,7 @@ def _two_parts(path, parts, codes, instances=(), **reading):
         gone = path/parts[0][0].split('*')[0]
         raise MissingFile(f"there is no folder {gone}; is {path} the folder above it?", file=gone)
     pairs = [pairs_in(path, *o) for o in there]
-    maps = [(m, i) for (m,_),i in zip(there, instances) if _there(path, i)]
+    maps = [(m, i) for (m,_),i in zip(there, instances, strict=False) if _there(path, i)]
     found = dict(o for m,i in maps for o in partners_in(path, m, i))
     whole = len(found) == sum(map(len, pairs))
     valid = pairs[1] if len(pairs) > 1 else None

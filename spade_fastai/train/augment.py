@@ -1,4 +1,4 @@
-"""Two cures for a critic that learns the training set by heart: pictures that it never sees twice the same, and a fine on steepness.
+"""DiffAugment for a critic that also sees the mask: pictures change by chance before it looks, and their masks move along.
 
 Docs: https://spade-fastai.github.io/spade_fastai/lib/train/augment.html.md"""
 
@@ -11,34 +11,35 @@ __all__ = ['brightness', 'saturation', 'contrast', 'translate', 'cutout', 'DiffA
 import torch
 from torch import Tensor
 
-# %% ../../nbs/lib/train/02_augment.ipynb #c41652121
-def _draw(x:Tensor, lo:float, hi:float) -> Tensor:
-    "A number in [lo,hi) for each mask, [B,1,1,1], for pictures x [k,B,C,H,W]; drawn on the CPU: one seed, one result, on every device"
+# %% ../../nbs/lib/train/02_augment.ipynb #507c1dbe
+def _rand(x:Tensor, lo:float, hi:float) -> Tensor:
+    "A number in [lo,hi) for each mask, [B,1,1,1], for pictures x [k,B,C,H,W]"   # from the CPU: one seed, one result
     return (lo + (hi - lo)*torch.rand(x.shape[1], 1, 1, 1)).to(x)
 
-# %% ../../nbs/lib/train/02_augment.ipynb #c59026801
+# %% ../../nbs/lib/train/02_augment.ipynb #ef2f5d84
 def brightness(x:Tensor, *maps) -> tuple:
     "Pictures x [k,B,C,H,W] lighter or darker by up to 0.5"
-    return x + _draw(x, -.5, .5), *maps
+    return x + _rand(x, -.5, .5), *maps
 
 def saturation(x:Tensor, *maps) -> tuple:
     "Colours of x [k,B,C,H,W] 0 to 2 times as far from their grey"
     grey = x.mean(2, keepdim=True)
-    return grey + (x - grey)*_draw(x, 0, 2), *maps
+    return grey + (x - grey)*_rand(x, 0, 2), *maps
 
 def contrast(x:Tensor, *maps) -> tuple:
     "Values of x [k,B,C,H,W] 0.5 to 1.5 times as far from the picture's mean"
     mean = x.mean((2, 3, 4), keepdim=True)
-    return mean + (x - mean)*_draw(x, .5, 1.5), *maps
+    return mean + (x - mean)*_rand(x, .5, 1.5), *maps
 
-# %% ../../nbs/lib/train/02_augment.ipynb #c71425858
+# %% ../../nbs/lib/train/02_augment.ipynb #ad971739
 def _shift(x:Tensor, dim:int, by:Tensor) -> tuple[Tensor, Tensor]:
-    "x [...,B,C,H,W] moved along `dim` (-1 or -2) by `by` [B] pixels, border repeated, and where that is not repeated border, [B,1,H,1] or [B,1,1,W]"
+    "x [...,B,C,H,W] moved along `dim` (-1 or -2) by `by` [B] pixels, border repeated; and where it is not repeated"
     n = x.shape[dim]
-    src = torch.arange(n, device=x.device) - by.to(x.device)[:, None]                       # [B,n]: which row or column comes here
+    src = torch.arange(n, device=x.device) - by.to(x.device)[:, None]    # [B,n]: which row or column comes here
     shape = (len(by), 1, n, 1) if dim == -2 else (len(by), 1, 1, n)
     return x.gather(dim, src.clamp(0, n - 1).view(shape).expand_as(x)), ((src >= 0) & (src < n)).view(shape)
 
+# %% ../../nbs/lib/train/02_augment.ipynb #2137c8f5
 def translate(
     x:Tensor,            # pictures [k,B,C,H,W]
     *maps,               # integer maps [B,h,w]; the first is the mask
@@ -74,7 +75,7 @@ def cutout(
     keep = ~(hole(H, uy)[:, :, None] & hole(W, ux)[:, None])
     return x*keep[:, None].to(x), *maps
 
-# %% ../../nbs/lib/train/02_augment.ipynb #c15526792
+# %% ../../nbs/lib/train/02_augment.ipynb #6678d752
 class DiffAugment:
     "The same random, differentiable changes for all pictures of a mask, before the critic sees them (Zhao et al. 2020)"
     def __init__(self,
@@ -86,7 +87,8 @@ class DiffAugment:
         *maps,             # integer maps [B,h,w]: the mask, then perhaps instances
     ) -> tuple:
         "Changed pictures [k·B,C,H,W], and the maps moved along"
-        if len(pictures) % len(maps[0]): raise ValueError(f"{len(pictures)} pictures are no multiple of {len(maps[0])} masks")
-        x, maps, shapes = pictures.unflatten(0, (-1, len(maps[0]))), [o.flatten(0, -3) for o in maps], [o.shape for o in maps]
+        n, shapes = len(maps[0]), [o.shape for o in maps]
+        if len(pictures) % n: raise ValueError(f"{len(pictures)} pictures are no multiple of {n} masks")
+        x, maps = pictures.unflatten(0, (-1, n)), [o.flatten(0, -3) for o in maps]
         for change in self.changes: x, *maps = change(x, *maps)
-        return x.flatten(0, 1), *(o.view(s) for o, s in zip(maps, shapes))
+        return x.flatten(0, 1), *(o.view(s) for o, s in zip(maps, shapes, strict=True))

@@ -9,7 +9,8 @@ __all__ = ['GANLoss', 'HingeLoss', 'LeastSquaresLoss', 'OriginalLoss', 'Wasserst
            'imagenet_range', 'vgg_weights_path', 'VGGMissing', 'load_vgg19', 'VGGLoss', 'KLDLoss', 'GeneratorLoss',
            'CriticLoss']
 
-# %% ../../nbs/lib/train/00_losses.ipynb #ac9c510d
+# %% ../../nbs/lib/train/00_losses.ipynb #80078215
+from inspect import signature
 from pathlib import Path
 import torch
 import torchvision
@@ -68,15 +69,15 @@ class WassersteinLoss(GANLoss):
     def _real(self, p): return -p.mean()
     def _gen(self, p): return -p.mean()
 
-# %% ../../nbs/lib/train/00_losses.ipynb #c14763677
+# %% ../../nbs/lib/train/00_losses.ipynb #29b1ea52
 class FeatureMatchingLoss(nn.Module):
     "L1 between the critic's features of fake and real, all layers but the last (Wang et al. 2018, Eq. 4)"
     def forward(self,
         fake:list,   # list (scales) of lists (layers) of features
         real:list,   # the same for the real pictures; taken as constant
     ) -> Tensor:
-        terms = [F.l1_loss(_f32(f), _f32(r.detach())) for fs, rs in zip(fake, real, strict=True) for f, r in zip(fs[:-1], rs[:-1], strict=True)]
-        return sum(terms)/len(fake)
+        pairs = [(f, r) for fs, rs in zip(fake, real, strict=True) for f, r in zip(fs[:-1], rs[:-1], strict=True)]
+        return sum(F.l1_loss(_f32(f), _f32(r.detach())) for f, r in pairs)/len(fake)
 
 # %% ../../nbs/lib/train/00_losses.ipynb #c90264131
 def raw_range(x:Tensor) -> Tensor:
@@ -88,25 +89,27 @@ def imagenet_range(x:Tensor) -> Tensor:
     mean, std = (x.new_tensor(o)[:, None, None] for o in ((.485, .456, .406), (.229, .224, .225)))
     return ((x + 1)/2 - mean)/std
 
-# %% ../../nbs/lib/train/00_losses.ipynb #c66168805
+# %% ../../nbs/lib/train/00_losses.ipynb #94be18a9
+_vgg19 = torchvision.models.VGG19_Weights.IMAGENET1K_V1
+
 def vgg_weights_path() -> Path:
     "Where torchvision keeps, or would keep, the weights of VGG-19"
-    url = torchvision.models.VGG19_Weights.IMAGENET1K_V1.url
-    return Path(torch.hub.get_dir())/'checkpoints'/url.rpartition('/')[2]
+    return Path(torch.hub.get_dir())/'checkpoints'/_vgg19.url.rpartition('/')[2]
 
 class VGGMissing(RuntimeError): "VGG-19's weights can be neither found nor downloaded"
 
 def load_vgg19() -> nn.Module:
     "The convolutional part of torchvision's pretrained VGG-19; downloads 550 MB when there is no cached file"
-    try: return torchvision.models.vgg19(weights=torchvision.models.VGG19_Weights.IMAGENET1K_V1).features
+    try: return torchvision.models.vgg19(weights=_vgg19).features
     except OSError as e:
-        raise VGGMissing(f"VGG-19's weights are not at {vgg_weights_path()} and could not be downloaded ({e}). Download "
-                           f"{torchvision.models.VGG19_Weights.IMAGENET1K_V1.url} to that place, or train without the perceptual loss (`gen_loss=dict(vgg=None)`)") from e
+        raise VGGMissing(f"VGG-19's weights are not at {vgg_weights_path()} and could not be downloaded ({e}). "
+                         f"Download {_vgg19.url} to that place, or train without the perceptual loss "
+                         "(`gen_loss=dict(vgg=None)`)") from e
 
-# %% ../../nbs/lib/train/00_losses.ipynb #c11095218
+# %% ../../nbs/lib/train/00_losses.ipynb #820aa4df
 class VGGLoss(nn.Module):
-    "Weighted L1 between VGG-19's relu1_1…relu5_1 of fake and real pictures [B,3,H,W] in [-1,1]; the real side is constant"
-    layers = (1, 6, 11, 20, 29)   # positions of relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 in torchvision's `features`
+    "Weighted L1 between VGG-19's relu1_1…relu5_1 of fake and real [B,3,H,W] in [-1,1]; the real side is constant"
+    layers = (1, 6, 11, 20, 29)   # of relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 in torchvision's `features`
     def __init__(self,
         load=load_vgg19,                        # makes the `features` of a VGG-19, called on first use
         renorm=raw_range,                       # from [-1,1] to what VGG sees
@@ -125,13 +128,14 @@ class VGGLoss(nn.Module):
         "Five activations of a picture [B,3,H,W] in [-1,1]"
         out, x = [], self.renorm(x)
         for i, layer in enumerate(self.vgg(x)[:self.layers[-1] + 1]):
-            x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)     # not in place: the activation before is still needed
+            x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)     # not in place: the one before is needed
             if i in self.layers: out.append(x)
         return out
 
     def forward(self, fake:Tensor, real:Tensor) -> Tensor:
         with torch.no_grad(): targets = self.features(real)
-        return sum(w*F.l1_loss(_f32(f), _f32(r)) for w, f, r in zip(self.weights, self.features(fake), targets, strict=True))
+        pairs = zip(self.weights, self.features(fake), targets, strict=True)
+        return sum(w*F.l1_loss(_f32(f), _f32(r)) for w, f, r in pairs)
 
     def __getstate__(self): return {**self.__dict__, '_vgg': []}
 
@@ -142,7 +146,7 @@ class KLDLoss(nn.Module):
         mu, logvar = _f32(mu), _f32(logvar)
         return .5*(mu.square() + logvar.exp() - 1 - logvar).sum()
 
-# %% ../../nbs/lib/train/00_losses.ipynb #c51273359
+# %% ../../nbs/lib/train/00_losses.ipynb #2a2edbb6
 class GeneratorLoss(nn.Module):
     "The generator's terms by name, unweighted: `gan`, `feat`, `vgg`, `kld`, as far as given"
     sums = ('kld',)  # terms that are sums over the batch; the others are means
@@ -166,23 +170,26 @@ class GeneratorLoss(nn.Module):
         target:Tensor,        # real pictures [B,3,H,W] in [-1,1]
         mu:Tensor=None,       # [B,nz], with an encoder
         logvar:Tensor=None,   # [B,nz], with an encoder
-        **_
     ) -> dict[str, Tensor]:
-        if 'kld' in self.parts and mu is None: raise ValueError("the loss `kld` needs mu and logvar; give the learner a `model` whose `fake` returns them, or leave it out")
+        if 'kld' in self.parts and mu is None:
+            raise ValueError("the loss `kld` needs mu and logvar, which a style encoder gives; "
+                             "pass `encoder=` to the learner, or leave `kld` out")
         args = dict(feat=(fake_pred, real_pred), vgg=(output, target), kld=(mu, logvar))
         return {k: part.gen(fake_pred) if k == 'gan' else part(*args[k]) for k, part in self.parts.items()}
 
+# %% ../../nbs/lib/train/00_losses.ipynb #8960a328
 class CriticLoss(nn.Module):
     "The critic's terms by name: `crit_fake`, `crit_real`, and that of a penalty, where there is one"
     def __init__(self,
         gan=HingeLoss,   # adversarial loss
-        penalty=None,    # on the critic's slope, e.g. `R1` of the chapter on small data
+        penalty=None,    # on the critic's slope, e.g. `R1`
     ):
         super().__init__()
         self.gan, self.penalty = gan(), None if penalty is None else penalty()
 
     @property
-    def names(self) -> list[str]: return ['crit_fake', 'crit_real', *([] if self.penalty is None else [self.penalty.name])]
+    def names(self) -> list[str]:
+        return ['crit_fake', 'crit_real', *([] if self.penalty is None else [self.penalty.name])]
 
     def forward(self,
         fake_pred,            # what the critic said of the fakes: list (scales) of lists (layers)
@@ -190,7 +197,21 @@ class CriticLoss(nn.Module):
         output:Tensor=None,   # fakes [B,3,H,W] in [-1,1], for a penalty
         target:Tensor=None,   # real pictures [B,3,H,W] in [-1,1], for a penalty
         critic=None,          # function of pictures that asks the critic, for a penalty
-        **_
     ) -> dict[str, Tensor]:
         terms = dict(crit_fake=self.gan.crit_fake(fake_pred), crit_real=self.gan.crit_real(real_pred))
-        return terms if self.penalty is None else {**terms, self.penalty.name: self.penalty(critic, output, target)}
+        if self.penalty is not None: terms[self.penalty.name] = self.penalty(critic, output, target)
+        return terms
+
+# %% ../../nbs/lib/train/00_losses.ipynb #16cb1052
+def by_name(
+    loss_func,   # function or module, called with those of `known` that its arguments name
+    **known      # what there is to ask for
+):
+    "What `loss_func` says; raises ValueError where it asks for what there is not"
+    args = signature(getattr(loss_func, 'forward', loss_func)).parameters.values()
+    all_of_it = any(o.kind is o.VAR_KEYWORD for o in args)
+    named = [o for o in args if o.kind not in (o.VAR_KEYWORD, o.VAR_POSITIONAL)]
+    if lost := [o.name for o in named if o.default is o.empty and o.name not in known]:
+        who = getattr(loss_func, '__name__', type(loss_func).__name__)
+        raise ValueError(f"the loss {who} asks for {', '.join(lost)}; what there is to ask for is {', '.join(known)}")
+    return loss_func(**(known if all_of_it else {o.name: known[o.name] for o in named if o.name in known}))

@@ -1,4 +1,4 @@
-"""TODO subtitle
+"""A switcher says before each batch who learns from it: the generator, the critic, or both in order.
 
 Docs: https://spade-fastai.github.io/spade_fastai/lib/train/switchers.html.md"""
 
@@ -10,24 +10,27 @@ __all__ = ['GANSwitcher', 'BothOnEachBatch', 'FixedGANSwitcher', 'AdaptiveGANSwi
 # %% ../../nbs/lib/train/03_switchers.ipynb #c2312d17
 from fastai.vision.all import Callback
 
-# %% ../../nbs/lib/train/03_switchers.ipynb #c42635109
+# %% ../../nbs/lib/train/03_switchers.ipynb #d2f445da
 class GANSwitcher(Callback):
     "Base: sets `learn.turns`, who is trained on the batch to come: 'generator', 'critic' or both, in order"
     run_valid = False
     def turns(self) -> tuple: raise NotImplementedError
     def before_batch(self): self.learn.turns = self.turns()
-    def state_dict(self) -> dict: return {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str)) and not hasattr(Callback, k)}  # what it counts
+    def state_dict(self) -> dict:   # what it counts
+        return {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str)) and not hasattr(Callback, k)}
     def load_state_dict(self, state:dict): vars(self).update(state)
 
 class BothOnEachBatch(GANSwitcher):
     "Generator, then critic on a fresh fake, on each batch: the recipe of the official code"
     def turns(self): return 'generator', 'critic'
 
-# %% ../../nbs/lib/train/03_switchers.ipynb #c84702113
+# %% ../../nbs/lib/train/03_switchers.ipynb #7f440def
 class FixedGANSwitcher(GANSwitcher):
-    "`n_crit` batches for the critic, then `n_gen` for the generator; the count runs on across epochs and calls of `fit`"
+    "`n_crit` batches for the critic, then `n_gen` for the generator; the count runs on across epochs and fits"
     def __init__(self, n_crit:int=1, n_gen:int=1):
-        if min(n_crit, n_gen) < 1: raise ValueError(f"n_crit={n_crit} and n_gen={n_gen} must both be at least 1, or one network is never trained")
+        if min(n_crit, n_gen) < 1:
+            raise ValueError(f"n_crit={n_crit} and n_gen={n_gen} must both be at least 1, "
+                             "or one network is never trained")
         self.n_crit, self.n_gen, self.count = n_crit, n_gen, 0
     def before_fit(self): self.start = self.count
     def after_fit(self):
@@ -35,7 +38,7 @@ class FixedGANSwitcher(GANSwitcher):
     def turns(self): return ('critic',) if self.count % (self.n_crit + self.n_gen) < self.n_crit else ('generator',)
     def after_batch(self): self.count += 1
 
-# %% ../../nbs/lib/train/03_switchers.ipynb #c60561270
+# %% ../../nbs/lib/train/03_switchers.ipynb #3643b5a5
 class AdaptiveGANSwitcher(GANSwitcher):
     "Trains one network until its loss falls below its threshold, then the other; starts with the critic"
     def __init__(self,
@@ -46,4 +49,11 @@ class AdaptiveGANSwitcher(GANSwitcher):
     def turns(self): return (self.who,)
     def after_batch(self):
         thresh = self.thresh[self.who]
-        if thresh is None or self.learn.last_loss[self.who] < thresh: self.who = 'generator' if self.who == 'critic' else 'critic'
+        if thresh is None or self.learn.last_loss[self.who] < thresh:
+            self.who = 'generator' if self.who == 'critic' else 'critic'
+
+# %% ../../nbs/lib/train/03_switchers.ipynb #8d12330e
+class OnlyGenerator(GANSwitcher):
+    "The generator on each batch, the critic never"
+    order = 1  # after the learner's own switcher
+    def turns(self): return ('generator',)
