@@ -11,7 +11,7 @@ from spade_fastai.nets.critic import *
 from spade_fastai.nets.encoder import *
 from spade_fastai.train.losses import *
 from spade_fastai.train.gan import *
-from spade_fastai.train.ema import *
+from spade_fastai.train.ema import average_
 from spade_fastai.official import *
 
 def test_nearest_resize(fixture):
