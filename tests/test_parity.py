@@ -13,6 +13,7 @@ from spade_fastai.train.losses import *
 from spade_fastai.train.gan import *
 from spade_fastai.train.ema import average_
 from spade_fastai.official import *
+from spade_fastai.official import official_key
 
 def test_nearest_resize(fixture):
     f = fixture('nearest_resize')
