@@ -11,8 +11,9 @@ from spade_fastai.nets.critic import *
 from spade_fastai.nets.encoder import *
 from spade_fastai.train.losses import *
 from spade_fastai.train.gan import *
-from spade_fastai.train.ema import *
+from spade_fastai.train.ema import average_
 from spade_fastai.official import *
+from spade_fastai.official import official_key
 from spade_fastai.fast.switch import faster
 from spade_fastai.fast.ways import with_limits
 

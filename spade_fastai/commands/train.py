@@ -26,8 +26,7 @@ from ..data.items import SpadeDataLoaders
 from ..data.layouts import find_layout
 from ..data.check.cures import Sentence
 from ..data.check.report import *
-from ..train.callbacks import *
-from ..train.callbacks import random_state_kept
+from ..train.callbacks import DataWait, SampleGrid, random_state_kept
 from ..train.ema import *
 from ..learner import *
 from ..saving import *
