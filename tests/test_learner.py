@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from torch import nn
 from PIL import Image
 from fastai.vision.all import (
-    Adam, Callback, CSVLogger, DataBlock, DataLoaders, EarlyStoppingCallback, GradientClip, Normalize, ProgressCallback, RandomSplitter,
-    SaveModelCallback, ShowGraphCallback, TensorImage, TensorMask, TerminateOnNaNCallback, get_image_files, imagenet_stats, load_learner, noop)
+    Adam, Callback, CSVLogger, DataBlock, DataLoaders, EarlyStoppingCallback, GradientClip, Normalize, ProgressCallback,
+    RandomSplitter, SaveModelCallback, ShowGraphCallback, TensorImage, TensorMask, TerminateOnNaNCallback,
+    get_image_files, imagenet_stats, load_learner, noop)
 from spade_fastai.data.landcover import make_landcover
 from spade_fastai.data.block import SpadeBlock
 from spade_fastai.data.items import SpadeDataLoaders, SpadeItemList
@@ -20,8 +21,8 @@ from spade_fastai.train.callbacks import SampleGrid
 from spade_fastai.train.memory import Accumulate
 from spade_fastai.learner import spade_learner
 
-TOY = dict(generator=dict(nf=4, mults=(4, 2, 1), ups=(1, 1), norm=partial(SPADE, hidden=8)), critic=dict(nf=8, n_layers=2),
-           gen_loss={}, weights=dict(feat=10), lr=slice(5e-4, 2e-3))
+TOY = dict(generator=dict(nf=4, mults=(4, 2, 1), ups=(1, 1), norm=partial(SPADE, hidden=8)),
+           critic=dict(nf=8, n_layers=2), gen_loss={}, weights=dict(feat=10), lr=slice(5e-4, 2e-3))
 TERMS = ['gan', 'feat', 'crit_fake', 'crit_real']
 N_TRAIN, N_VALID, BS = 18, 6, 4                                 # 4 batches an epoch; the last of validation is short
 
@@ -48,7 +49,8 @@ def no_figures():
     plt.close('all')
 
 def same_random(seed): random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
-def loaders(path, **kwargs): return SpadeDataLoaders.from_folder(path, **{**dict(size=32, bs=BS, valid_pct=.25, device='cpu'), **kwargs})
+def loaders(path, **kwargs):
+    return SpadeDataLoaders.from_folder(path, **{**dict(size=32, bs=BS, valid_pct=.25, device='cpu'), **kwargs})
 def state(net): return {k: v.clone() for k, v in net.state_dict().items()}
 def params(net): return torch.cat([p.detach().flatten() for p in net.parameters()])
 def nets(learn): return learn.model.generator, learn.model.critic
@@ -60,14 +62,15 @@ def moved(learn):
     "Which of (generator, critic) moved inside, as `res.moved`"
     before, res = [params(o) for o in nets(learn)], SimpleNamespace()
     yield res
-    res.moved = tuple(not torch.equal(b, params(o)) for b, o in zip(before, nets(learn)))
+    res.moved = tuple(not torch.equal(b, params(o)) for b, o in zip(before, nets(learn), strict=True))
 
 def drawn(model, files):
     "Pictures [N,3,H,W] for mask files, one at a time: what every way to predict must give"
     model.eval()
     with torch.no_grad(): return torch.cat([model(torch.from_numpy(np.array(Image.open(o)))[None]) for o in files])
 
-def real(files): return torch.stack([torch.from_numpy(np.array(Image.open(o))).permute(2, 0, 1)/127.5 - 1 for o in files])
+def real(files):
+    return torch.stack([torch.from_numpy(np.array(Image.open(o))).permute(2, 0, 1)/127.5 - 1 for o in files])
 def image_of(mask): return mask.parent.parent/'images'/mask.name
 def tiles(fig): return [np.asarray(ax.images[0].get_array()) for ax in fig.axes if ax.images]
 
@@ -78,10 +81,14 @@ class Watch(Callback):
     def before_batch(self): self.before = [params(o) for o in nets(self.learn)]
     def before_step(self):
         grads = [[p.grad for p in o.parameters() if p.grad is not None] for o in nets(self.learn)]
-        self.steps.append(dict(who=''.join(n for n, g in zip('gc', grads) if g), norm=float(torch.cat([x.flatten() for g in grads for x in g]).norm()),
-                               lr=[h['lr'] for h in self.opt.hypers], mom=[h['mom'] for h in self.opt.hypers]))
+        who = ''.join(n for n, g in zip('gc', grads, strict=True) if g)
+        norm = float(torch.cat([x.flatten() for g in grads for x in g]).norm())
+        lr, mom = ([h[k] for h in self.opt.hypers] for k in ('lr', 'mom'))
+        self.steps.append(dict(who=who, norm=norm, lr=lr, mom=mom))
     def after_batch(self):
-        if self.training: self.batches.append([float((params(o) - b).abs().max()) for o, b in zip(nets(self.learn), self.before)])
+        if not self.training: return
+        pairs = zip(nets(self.learn), self.before, strict=True)
+        self.batches.append([float((params(o) - b).abs().max()) for o, b in pairs])
     who = property(lambda self: ''.join(o['who'] for o in self.steps))
 
 # Training and its schedules
@@ -96,7 +103,8 @@ def test_fit(make):
     log = learn.loss_terms.history
     assert len(log) == 8
     for epoch, row in enumerate(learn.recorder.values):
-        for k, v in zip(TERMS, row[2:]): assert v == pytest.approx(np.mean([float(o[k]) for o in log[epoch*4:epoch*4+4]]), rel=1e-5)
+        for k, v in zip(TERMS, row[2:], strict=True):
+            assert v == pytest.approx(np.mean([float(o[k]) for o in log[epoch*4:epoch*4+4]]), rel=1e-5)
     gen = [float(o['gan'] + o['feat']) for o in log]             # train_loss is the generator's, smoothed
     smooth = sum(.02*.98**(7-i)*o for i, o in enumerate(gen))/(1 - .98**8)
     assert learn.recorder.values[-1][0] == pytest.approx(smooth, rel=1e-4)
@@ -117,7 +125,8 @@ def cos(a, b, t): return b + (a - b)*(1 + math.cos(math.pi*t))/2
 def test_fit_one_cycle(make, kwargs, tops):
     learn = make(cbs=Watch())
     learn.fit_one_cycle(2, **kwargs)
-    want = [[cos(t/25, t, i/8/.25) if i < 2 else cos(t, t/1e5, (i/8 - .25)/.75) for t in tops] for i in range(8) for _ in 'gc']
+    rate = lambda t, i: cos(t/25, t, i/8/.25) if i < 2 else cos(t, t/1e5, (i/8 - .25)/.75)
+    want = [[rate(t, i) for t in tops] for i in range(8) for _ in 'gc']
     assert np.allclose([o['lr'] for o in learn.watch.steps], want, rtol=1e-4, atol=1e-9)
     assert np.allclose(want[4], tops) and want[0][0] < want[2][0] < want[4][0] > want[-1][0]   # up, then down
     assert all(o['mom'] == [0, 0] for o in learn.watch.steps)
@@ -140,16 +149,18 @@ def test_lr_find(make, gen_loss):
     assert lrs[6] <= found.valley <= lrs[-6]
     assert same(state(learn.model), before)
     now = learn.opt.state_dict()
-    assert now['param_groups'] == opt['param_groups'] and all(same(now['state'][k], opt['state'][k]) for k in opt['state'])
+    assert now['param_groups'] == opt['param_groups']
+    assert all(same(now['state'][k], opt['state'][k]) for k in opt['state'])
     learn.fit(1)
     assert np.isfinite(np.array(learn.recorder.values, dtype=float)).all()
 
 def test_same_seed_same_weights(make):
     learns = [make(seed=s) for s in (1, 1, 2)]
-    for learn, s in zip(learns, (1, 1, 2)): same_random(s), learn.fit(2)
+    for learn, s in zip(learns, (1, 1, 2), strict=True): same_random(s), learn.fit(2)
     a, b, c = [state(o.model) for o in learns]
     assert same(a, b) and not same(a, c)
-    assert [o[:6] for o in learns[0].recorder.values] == [o[:6] for o in learns[1].recorder.values] != [o[:6] for o in learns[2].recorder.values]
+    a, b, c = ([o[:6] for o in learn.recorder.values] for learn in learns)
+    assert a == b != c
 
 def test_freeze_and_unfreeze(make):
     learn = make()
@@ -161,21 +172,24 @@ def test_freeze_and_unfreeze(make):
     assert res.moved == (True, True)
 
 def test_without_validation(make, land, tmp_path):
-    dls = SpadeItemList.from_folder(land/'labels').split_none().label_from_folder('images').transform(32).dataloaders(bs=BS, device='cpu')
+    items = SpadeItemList.from_folder(land/'labels').split_none().label_from_folder('images')
+    dls = items.transform(32).dataloaders(bs=BS, device='cpu')
     learn = make(dls, sample_grid=partial(SampleGrid, folder=tmp_path/'grid'))
     with moved(learn) as res: learn.fit(2)
     assert res.moved == (True, True) and len(learn.loss_terms.history) == 12
     assert all(o[1] is None and np.isfinite([o[0], *o[2:6]]).all() for o in learn.recorder.values)
     assert len(list((tmp_path/'grid').iterdir())) == 2
 
-@pytest.mark.parametrize('opt', [{}, dict(opt_func=partial(Adam, mom=.9, wd=.1), moms=(.9, .9, .9))])   # fastai's own keeps gradients of zero
+# fastai's own optimiser keeps gradients of zero
+@pytest.mark.parametrize('opt', [{}, dict(opt_func=partial(Adam, mom=.9, wd=.1), moms=(.9, .9, .9))])
 def test_fixed_switcher(make, opt):
     learn = make(switcher=FixedGANSwitcher(n_crit=2, n_gen=1), cbs=Watch(), **opt)
     learn.fit(2)
     assert learn.watch.who == 'ccgccgcc'
     assert [(g > 0, c > 0) for g, c in learn.watch.batches] == [(o == 'g', o == 'c') for o in 'ccgccgcc']
     log, last = learn.loss_terms.history, learn.recorder.values[-1]
-    assert last[2] == pytest.approx(float(log[5]['gan'])) and last[4] == pytest.approx(np.mean([float(log[i]['crit_fake']) for i in (4, 6, 7)]), rel=1e-5)
+    assert last[2] == pytest.approx(float(log[5]['gan']))
+    assert last[4] == pytest.approx(np.mean([float(log[i]['crit_fake']) for i in (4, 6, 7)]), rel=1e-5)
 
 def test_adaptive_switcher(make):
     learn = make(switcher=AdaptiveGANSwitcher(gen_thresh=5.6, crit_thresh=1.96), cbs=Watch())
@@ -230,7 +244,8 @@ def test_predict(make):
     assert want.std() > .01
     assert np.abs(shown.permute(1, 2, 0).numpy() - want).max() <= 1/255
     assert torch.allclose(raw, drawn(learn.model, [file])[0], atol=1e-5) and torch.equal(picture, raw)
-    for other in (str(file), Image.open(file), np.array(Image.open(file))): assert torch.equal(learn.predict(other)[2], raw)
+    for other in (str(file), Image.open(file), np.array(Image.open(file))):
+        assert torch.equal(learn.predict(other)[2], raw)
     assert same(state(learn.model), before)
 
 def test_get_preds(make):
@@ -285,7 +300,7 @@ def test_export_and_load_learner(make, tmp_path):
     learn.export('land.pkl')
     again = load_learner(tmp_path/'land.pkl')
     assert same(state(again.model), before)
-    assert all(np.array_equal(a, b) for a, b in zip(map(np.array, again.generate(files)), pics))
+    assert all(np.array_equal(a, b) for a, b in zip(map(np.array, again.generate(files)), pics, strict=True))
     assert torch.equal(again.predict(files[1])[2], learn.predict(files[1])[2])
     assert torch.allclose(again.get_preds(dl=again.dls.test_dl(files))[0], drawn(learn.model, files), atol=1e-5)
     now = learn.opt.state_dict()['state']
@@ -316,7 +331,8 @@ def test_csv_logger(make, tmp_path):
     learn = make()
     learn.fit(3, cbs=CSVLogger(fname='h.csv'))
     table = pd.read_csv(tmp_path/'h.csv')
-    assert list(table.columns) == ['epoch', 'train_loss', 'valid_loss', *TERMS, 'time'] and list(table.epoch) == [0, 1, 2]
+    assert list(table.columns) == ['epoch', 'train_loss', 'valid_loss', *TERMS, 'time']
+    assert list(table.epoch) == [0, 1, 2]
     assert np.allclose(table.iloc[:, 1:-1].to_numpy(float), np.array(learn.recorder.values, dtype=float), rtol=1e-6)
 
 @pytest.mark.parametrize('min_delta, patience, epochs', [(100, 2, 3), (100, 1, 2), (-100, 1, 4)])
@@ -334,7 +350,8 @@ def test_show_graph(make, capsys):
     learn.fit(2, cbs=[ShowGraphCallback(), Catch()])
     assert len(calls) == 2
     (train, valid), x_bounds, y_bounds = calls[-1]
-    assert [list(map(float, train[1])), list(valid[0])] == [list(map(float, learn.recorder.losses)), [4, 8]] and len(train[1]) == 8
+    assert list(map(float, train[1])) == list(map(float, learn.recorder.losses)) and len(train[1]) == 8
+    assert list(valid[0]) == [4, 8]
     assert list(valid[1]) == [o[1] for o in learn.recorder.values] and tuple(x_bounds) == (0, 8)
 
 def test_gradient_clip(make):
@@ -351,7 +368,8 @@ def test_terminate_on_nan(make):
     learn = make()
     learn.fit(4, cbs=[Poison(), TerminateOnNaNCallback()])
     assert len(learn.recorder.values) == 1 and len(learn.recorder.losses) == 5
-    assert all(math.isfinite(float(v)) for o in learn.loss_terms.history for v in o.values()) and params(learn.model.generator).isnan().any()
+    assert all(math.isfinite(float(v)) for o in learn.loss_terms.history for v in o.values())
+    assert params(learn.model.generator).isnan().any()
 
 @pytest.mark.parametrize('to', ['to_fp16', 'to_bf16'])
 def test_mixed_precision_is_near_float32(make, to):
@@ -360,7 +378,8 @@ def test_mixed_precision_is_near_float32(make, to):
     off = abs(plain.validate()[0] - mixed.validate()[0])
     assert 0 < off < .01
     for o in (plain, mixed): same_random(3), o.fit(1)
-    assert mixed.watch.who == 'gc'*4 and all(o.dtype == torch.float32 for o in mixed.model.state_dict().values() if o.is_floating_point())
+    assert mixed.watch.who == 'gc'*4
+    assert all(o.dtype == torch.float32 for o in mixed.model.state_dict().values() if o.is_floating_point())
     a, b = plain.loss_terms.history, mixed.loss_terms.history
     assert all(a[0][k] != b[0][k] and float(b[0][k]) == pytest.approx(float(a[0][k]), abs=.05) for k in TERMS)
 
@@ -369,7 +388,9 @@ def test_every_turn_runs_in_mixed_precision(make, accumulate):
     on, seen = partial(torch.is_autocast_enabled, 'cpu'), []
     class Look(Callback):
         def after_pred(self):
-            if self.training: seen.append(('pred', on(), self.learn.loss_grad.dtype if hasattr(self.learn, 'loss_grad') else torch.float32))
+            if not self.training: return
+            dtype = self.learn.loss_grad.dtype if hasattr(self.learn, 'loss_grad') else torch.float32
+            seen.append(('pred', on(), dtype))
         def before_backward(self): seen.append(('backward', on(), self.loss_grad.dtype))
     learn = make(cbs=[Watch(), Look(), *([Accumulate(2)] if accumulate else [])]).to_bf16()
     with moved(learn) as res: learn.fit(1)
@@ -391,17 +412,19 @@ def test_accumulate(make):
     learn = make(cbs=[Watch(), Accumulate(2)], switcher=FixedGANSwitcher(1, 1))
     learn.fit_one_cycle(2)
     assert learn.watch.who == 'cgcg' and len(learn.loss_terms.history) == 4
-    assert [o['lr'][0] for o in learn.watch.steps] == pytest.approx([cos(t/25, t, i/4/.25) if i < 1 else cos(t, t/1e5, (i/4 - .25)/.75) for t in [5e-4] for i in range(4)], rel=1e-4)
+    t = 5e-4
+    want = [cos(t/25, t, i/4/.25) if i < 1 else cos(t, t/1e5, (i/4 - .25)/.75) for i in range(4)]
+    assert [o['lr'][0] for o in learn.watch.steps] == pytest.approx(want, rel=1e-4)
     with pytest.raises(ValueError, match='5 batches of 4 need 20 items, there are 18'): make(cbs=Accumulate(5)).fit(1)
     assert len(learn.dls.train) == 4 and learn.dls.bs == BS         # the data stay as they were
 
 # SampleGrid
 
-@pytest.mark.parametrize('start', [MapStart, partial(MapNoiseStart, nz=4)])   # the second draws from torch's random numbers
+@pytest.mark.parametrize('start', [MapStart, partial(MapNoiseStart, nz=4)])   # the second draws random numbers
 def test_sample_grid_does_not_disturb(make, tmp_path, start):
     before = plt.get_fignums()
-    runs = [make(sample_grid=o, generator=dict(start=start)) for o in (None, partial(SampleGrid, n=2, folder=tmp_path/'all'),
-                                                                     partial(SampleGrid, every=2, folder=tmp_path/'some'))]
+    grids = None, partial(SampleGrid, n=2, folder=tmp_path/'all'), partial(SampleGrid, every=2, folder=tmp_path/'some')
+    runs = [make(sample_grid=o, generator=dict(start=start)) for o in grids]
     for o in runs: same_random(3), o.fit(3)
     assert plt.get_fignums() == before
     assert all(same(state(runs[0].model), state(o.model)) for o in runs[1:])
@@ -473,8 +496,10 @@ def test_pictures_that_do_not_fit(make, land):
         make(loaders(land, batch_tfms=Normalize.from_stats(*imagenet_stats, cuda=False)))
     mask, pic = torch.zeros(16, 16, dtype=torch.long), torch.zeros(3, 16, 16)
     with pytest.raises(ValueError, match='do not say how many classes'): make(pairs(mask, pic))
-    with pytest.raises(ValueError, match=r'these are \[2, 3, 16, 8\] and \[2, 16, 16\]'): make(pairs(mask, pic[..., :8]), n_classes=2)
-    with pytest.raises(ValueError, match=r'pictures go from 0.0 to 255.0'): make(pairs(mask, pic + torch.tensor([0., 9, 255])[:, None, None]), n_classes=2)
+    with pytest.raises(ValueError, match=r'these are \[2, 3, 16, 8\] and \[2, 16, 16\]'):
+        make(pairs(mask, pic[..., :8]), n_classes=2)
+    with pytest.raises(ValueError, match=r'pictures go from 0.0 to 255.0'):
+        make(pairs(mask, pic + torch.tensor([0., 9, 255])[:, None, None]), n_classes=2)
     assert make(pairs(mask, pic), n_classes=2).model.generator.n_classes == 2
 
 def test_the_check_draws_no_random_numbers(make, land):
@@ -484,13 +509,16 @@ def test_the_check_draws_no_random_numbers(make, land):
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 def test_too_few_pairs(make, land):
-    block = DataBlock(blocks=SpadeBlock(land/'codes.txt'), get_items=lambda p: get_image_files(p/'labels'), getters=[noop, image_of],
-                      splitter=RandomSplitter(.5))
-    with pytest.raises(ValueError, match='no full training batch: 12 items, bs=16; pass a smaller `bs`'): make(block.dataloaders(land, bs=16, device='cpu'))
+    block = DataBlock(blocks=SpadeBlock(land/'codes.txt'), get_items=lambda p: get_image_files(p/'labels'),
+                      getters=[noop, image_of], splitter=RandomSplitter(.5))
+    with pytest.raises(ValueError, match='no full training batch: 12 items, bs=16; pass a smaller `bs`'):
+        make(block.dataloaders(land, bs=16, device='cpu'))
 
 def test_parts_over_the_preset(make):
-    learn = make(generator=dict(nf=8), critic=dict(n_scales=3), weights=dict(gan=2), crit_loss=lambda fake_pred, real_pred, **_: fake_pred[0][-1].mean())
-    assert [o.conv_1.out_channels for o in learn.model.generator.blocks] == [16, 8] and len(learn.model.critic.nets) == 3
+    def crit_loss(fake_pred, real_pred, **_): return fake_pred[0][-1].mean()
+    learn = make(generator=dict(nf=8), critic=dict(n_scales=3), weights=dict(gan=2), crit_loss=crit_loss)
+    assert [o.conv_1.out_channels for o in learn.model.generator.blocks] == [16, 8]
+    assert len(learn.model.critic.nets) == 3
     assert learn.weights == dict(feat=10, gan=2) and TOY['generator']['nf'] == 4 and TOY['weights'] == dict(feat=10)
     learn.fit(1)
     assert list(learn.recorder.metric_names)[3:-1] == ['gan', 'feat', 'crit']

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/bench.html.md"""
 # %% auto #0
 __all__ = ['sections', 'Measured', 'in_turn', 'bench_masks', 'generators', 'drawers', 'agreement', 'draw', 'Iteration', 'train',
            'memory', 'matrix_rate', 'table', 'machine', 'plot_results', 'Setting', 'bench_agree', 'bench_draw',
-           'bench_monai', 'bench_train', 'bench_memory', 'bench_growth', 'bench_tiny', 'bench', 'main']
+           'bench_monai', 'bench_train', 'bench_memory', 'placed', 'bench_growth', 'bench_tiny', 'bench', 'main']
 
 # %% ../../nbs/commands/01_bench.ipynb #a6f1991f
 import os, platform, statistics, subprocess, sys, time
@@ -401,7 +401,7 @@ def bench_monai(o:Setting):
     case = f'MONAI’s layout, one picture {o.size}×{o.size}, 13 classes'
     yield draw(case, 13, o.take(13), nf=o.nf, rounds=o.rounds, monai=True)
 
-# %% ../../nbs/commands/01_bench.ipynb #0e548250
+# %% ../../nbs/commands/01_bench.ipynb #b277783a
 def bench_train(o:Setting):
     for tag, dtype in o.precisions.items():
         cases = {(o.few, 13), (o.few, 151), (32, 13)} if o.wide else {(1, 13), (1, 151), (o.few//2, 151)}
@@ -415,16 +415,17 @@ def bench_memory(o:Setting):
         case = f'training, batch of {k}, {o.size}×{o.size}, {n} classes'
         yield memory(case, n, k, o.size, o.nf, o.device, o.masks)
 
+def placed(r:Measured, place:dict) -> Measured: return replace(r, extra={**r.extra, **place})
+
 def bench_growth(o:Setting, what=('draw', 'train', 'memory')):
     sizes = (64, 96, 128) if o.quick else (64, 128, 256, 512)
     grow = dict(resolution=[(s, 13, 1, s) for s in sizes], classes=[(n, n, 1, o.size) for n in (5, 13, 35, 151, 183)],
                 batch=[(k, 13, k, o.size) for k in (1, 2, 4)])
     for by, x, n, k, s in ((by, *case) for by, cases in grow.items() for case in cases):
         case, place = f'by {by}: {x}', dict(by=by, at=x)
-        def at(r): return replace(r, extra={**r.extra, **place})
         mask = o.take(13, k, s) % n                            # the same masks for any number of classes
-        if 'draw' in what: yield at(draw(case, n, mask, nf=o.nf, rounds=min(o.rounds, 3)))
-        if 'train' in what: yield at(train(case, n, mask, o.nf, 1, critic=dict(nf=o.nf)))
+        if 'draw' in what: yield placed(draw(case, n, mask, nf=o.nf, rounds=min(o.rounds, 3)), place)
+        if 'train' in what: yield placed(train(case, n, mask, o.nf, 1, critic=dict(nf=o.nf)), place)
         if 'memory' in what: yield {**memory(case, n, k, s, o.nf, o.device, o.masks, like=13), **place}
 
 def bench_tiny(o:Setting):
