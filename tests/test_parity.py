@@ -11,28 +11,51 @@ from spade_fastai.nets.critic import *
 from spade_fastai.nets.encoder import *
 from spade_fastai.train.losses import *
 from spade_fastai.train.gan import *
-from spade_fastai.train.ema import *
+from spade_fastai.train.ema import average_
 from spade_fastai.official import *
+from spade_fastai.official import official_key
+from spade_fastai.fast.switch import faster
+from spade_fastai.fast.ways import with_limits
+
+@pytest.fixture(params=['clear', 'fast'])
+def way(request):
+    "Each comparison twice: as the networks are written, and with the faster ways forced, whatever the size"
+    if request.param == 'clear': yield lambda net: net
+    else:
+        with with_limits(dense_below=0, share=99., small_map=0): yield faster
+
+def of_ids(seg, way):
+    "The recorded one-hot map as a condition; for the faster way as the ids that it stands for"
+    if way is not faster: return Cond(seg=seg)
+    cond = OneHot(seg.shape[1])(seg.argmax(1))
+    assert torch.equal(cond.seg, seg)
+    return cond
 
 def test_nearest_resize(fixture):
     f = fixture('nearest_resize')
-    for n_in, n_out in f.hyper['pairs']: assert nearest_index(n_in, n_out).tolist() == f.t[f'main/index_{n_in}_{n_out}'].tolist()
+    for n_in, n_out in f.hyper['pairs']:
+        assert nearest_index(n_in, n_out).tolist() == f.t[f'main/index_{n_in}_{n_out}'].tolist()
 
 @pytest.mark.parametrize('name,base,ks,count', [('batch', 'batch', 3, 31), ('instance', 'instance', 3, 22), ('syncbatch_ks5', 'sync', 5, 26)])
-def test_spade_layer(fixture, name, base, ks, count):
+def test_spade_layer(fixture, way, name, base, ks, count):
     f = fixture(f'spade_layer_{name}')
-    net = SPADE(f.hyper['norm_nc'], OneHot(f.hyper['label_nc']), base=base, ks=ks)
-    run = lambda case, i: dict(out=net(i['x'], Cond(seg=i['seg'])))
-    assert f.check(net, run, ('x', 'seg')) == count      # tensors compared: none may silently drop out
+    net = way(SPADE(f.hyper['norm_nc'], OneHot(f.hyper['label_nc']), base=base, ks=ks))
+    run = lambda case, i: dict(out=net(i['x'], of_ids(i['seg'], way)))
+    lost = ('seg',) if way is faster else ()             # ids have no gradient
+    compared = f.check(net, run, ('x', 'seg')[:2 - len(lost)], lost)
+    assert compared == count - len(lost)*len([k for k in f.t if k.endswith('/grad/input/seg')])   # none may silently drop out
     label = OneHot(f.hyper['label_nc'])(f.t['main/in/label'])      # ids and recorded map are the same condition
     assert torch.equal(label.seg, f.t['main/in/seg'])
 
 @pytest.mark.parametrize('name,count', [('same', 42), ('learned', 59)])
-def test_spade_resblk(fixture, name, count):
+def test_spade_resblk(fixture, way, name, count):
     f = fixture(f'spade_resblk_{name}')
     x, out = f.t['main/in/x'], f.t['main/eval/out']
-    net = SPADEResBlk(x.shape[1], out.shape[1], partial(SPADE, encode=OneHot(5), base='batch'))
-    assert f.check(net, lambda case, i: dict(out=net(i['x'], Cond(seg=i['seg']))), ('x', 'seg')) == count
+    net = way(SPADEResBlk(x.shape[1], out.shape[1], partial(SPADE, encode=OneHot(5), base='batch')))
+    lost = ('seg',) if way is faster else ()
+    run = lambda case, i: dict(out=net(i['x'], of_ids(i['seg'], way)))
+    compared = f.check(net, run, ('x', 'seg')[:2 - len(lost)], lost)
+    assert compared == count - len(lost)*len([k for k in f.t if k.endswith('/grad/input/seg')])
 
 def official_generator(h, **kw):
     layout = layouts[h['num_upsampling_layers']]
@@ -42,9 +65,9 @@ def official_generator(h, **kw):
     return SPADEGenerator(h['label_nc'], nf=h['ngf'], encode=encode, start=start, **layout)
 
 @pytest.mark.parametrize('name,count', [('normal', 380), ('dontcare_instance', 380), ('more_vae', 382), ('most', 107)])
-def test_generator(fixture, name, count):
+def test_generator(fixture, way, name, count):
     f = fixture(f'generator_{name}')
-    net = official_generator(f.hyper)
+    net = way(official_generator(f.hyper))
     def run(case, i): return dict(out=net(i.get('label', i.get('label_raw')), z=i.get('z'), instance=i.get('instance')))
     assert f.check(net, run, ('z',) if name == 'more_vae' else ()) == count
 
@@ -63,7 +86,7 @@ def test_discriminator(fixture):
 def test_encoder(fixture):
     f = fixture('encoder')
     net = ConvEncoder(nf=f.hyper['ngf'])
-    assert f.check(net, lambda case, i: dict(zip(('mu', 'logvar'), net(i['image'])))) == 52
+    assert f.check(net, lambda case, i: net(i['image'])[1]) == 52
 
 def _features(t, side, grad=True):
     return [[t[f'main/in/{side}_d{s}_f{l}'].clone().requires_grad_(grad) for l in range(3)] for s in range(2)]
@@ -155,12 +178,13 @@ class FirstGradients(Callback):
         if which not in self.sums: self.sums[which] = {official_key(k): torch.stack([p.grad.sum(), p.grad.norm(), p.grad.abs().max()]) for k, p in net.named_parameters()}
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-def test_train_steps(fixture, dtype):
+def test_train_steps(fixture, way, dtype):
     f = fixture('train_steps')
     h = f.hyper
     gen, critic = official_generator(h), MultiscaleDiscriminator(h['label_nc'], nf=h['ndf'], n_layers=h['n_layers_D'], n_scales=h['num_D'])
     f.load(gen, load_file(f.folder/'state_dict_G.safetensors')), f.load(critic, load_file(f.folder/'state_dict_D.safetensors'))
     dl = DataLoader(Steps(f, dtype), bs=2, num_workers=0)
+    way(gen), way(critic)
     learn = GANLearner(DataLoaders(dl, dl, device='cpu'), gen.to(dtype), critic.to(dtype), weights=dict(feat=h['lambda_feat']), lr=slice(1e-4, 4e-4), cbs=FirstGradients())
     learn.dls.n_inp = 1
     class NoValidation(Callback):
@@ -199,7 +223,7 @@ def test_official_files(fixture, tmp_path, name, hints):
     i = {k.split('/')[2]: v for k, v in f.t.items() if k.startswith('main/in/')}
     with torch.no_grad():
         if name == 'discriminator': f.close(net.features(i['x'])[1][-1], 'main/eval/d1_f4')
-        elif name == 'encoder': f.close(net(i['image'])[1], 'main/eval/logvar')
+        elif name == 'encoder': f.close(net(i['image'])[1]['logvar'], 'main/eval/logvar')
         else: f.close(net(i.get('label', i.get('label_raw')), z=i.get('z'), instance=i.get('instance')), 'main/eval/out')
     again, was = torch.load(save_official(net, tmp_path/'ours.pth'), weights_only=True), torch.load(theirs, weights_only=True)
     assert set(again) == set(was) and all(again[k].dtype == was[k].dtype and torch.equal(again[k], was[k]) for k in was)

@@ -213,7 +213,7 @@ def test_baguio_from_two_grids_to_batches(geo):
     names = {1: 'water', 2: 'trees', 5: 'crops', 7: 'built', 8: 'bare', 10: 'clouds', 11: 'range'}
     for mask in ('landcover-30m.tif', 'landcover.tif'):
         tp = tile_pairs(d/'merged-landsat.tif', d/mask, ids=names, bands=(3, 2, 1), size=32, max_nodata=.2)
-        r, image = tp.scenes.reader, open_raster(d/'merged-landsat.tif')
+        r = tp.scenes.reader
         assert (r.ignore, r.codes) == (0, list(names.values()))
         raw, seen = by_hand(d/mask, d/'merged-landsat.tif', 0), (stored(d/'merged-landsat.tif')[..., :3] != 0).any(-1)
         want = np.full(raw.shape, 7)
@@ -391,7 +391,15 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
     print(f'{BIG}x{BIG}, {BIG**2*4 >> 20} MB decoded: {before} MB after the imports, {after} MB at most;', p.stderr)
     assert after < 1024 and after - before < 180
 
-# Into the learner
+# Into batches and the learner
+
+def test_loaders_begin_with_scenes(tmp_path):
+    from spade_fastai.data.items import SpadeDataLoaders
+    ids, rgb = landcover_tile([1, 3], (256, 320))
+    files = write(tmp_path/'i.tif', rgb), write(tmp_path/'m.tif', ids)
+    dls = SpadeDataLoaders.from_scenes(*files, LANDCOVER_CODES, size=64, place=AtRandom(n=12), bs=4)
+    mask, image = dls.one_batch()
+    assert (mask.shape, image.shape, dls.size, dls.codes) == ((4, 64, 64), (4, 3, 64, 64), (64, 64), LANDCOVER_CODES)
 
 def test_a_learner_trains_on_chips(tmp_path):
     from spade_fastai.learner import spade_learner, tiny

@@ -11,7 +11,7 @@ __all__ = ['MaskError', 'MissingFile']
 import os
 from contextlib import contextmanager
 
-# %% ../../nbs/lib/data/00_errors.ipynb #cfaa86205
+# %% ../../nbs/lib/data/00_errors.ipynb #c7aa41b7b
 KINDS = dict(
     missing    ='there is no such file, folder, column or row',
     unreadable ='the file is damaged, empty, or nothing that can be read',

@@ -7,9 +7,10 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/fast/ways.html.md"""
 # %% auto #0
 __all__ = ['ways', 'limits', 'Ways', 'plain_math', 'Way', 'with_limits']
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #152839f3
+# %% ../../nbs/lib/fast/00_ways.ipynb #028f32f7
 from contextlib import contextmanager
-from types import FunctionType
+from inspect import signature
+from types import FunctionType, MethodType
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
@@ -59,7 +60,7 @@ def by_pixel(encode) -> bool:
     if encode is None or not vars(type(encode)).get('pixelwise'): return False
     return not _replaced(encode) and not any(_listened(o) for o in encode.modules())
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #94249457
+# %% ../../nbs/lib/fast/00_ways.ipynb #3166e0ee
 class Ways(dict):
     "Classes of modules to functions that compute the same: `ways[cls] = way`, called with the module and its arguments"
     def __init__(self):
@@ -83,6 +84,10 @@ class Way:
     "In the place of a module's `forward`: goes the faster way where there is one and the module is as it was written"
     def __init__(self, module:nn.Module): self.module, self.memory = module, {}
     def __getstate__(self): return dict(module=self.module, memory={})    # what a way remembers is made anew in a copy
+    @property
+    def __code__(self): return type(self.module).forward.__code__         # who traces a module looks at how it is written
+    @property
+    def __signature__(self): return signature(MethodType(type(self.module).forward, self.module))
     def __call__(self, *args, **kwargs):
         m, way = self.module, ways.get(kind(self.module))
         if way is not None and not _plain[0] and not torch.compiler.is_compiling():

@@ -54,7 +54,7 @@ layouts = dict(
     more   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1),     ups=(1, 1, 1, 1, 1, 1, 0)),     # 6: 256 from 4
     most   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1, .5), ups=(1, 1, 1, 1, 1, 1, 1, 0)))  # 7: 256 from 2, or 512 from 4
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #316d3783
+# %% ../../nbs/lib/nets/03_generator.ipynb #e7583a50
 def _multiple_of(scale:int, size):
     "Raises ValueError unless height and width are multiples of `scale`"
     if not any(s % scale for s in size): return
@@ -85,7 +85,7 @@ class GrowingGenerator(nn.Module):
     def condition(self, mask, z=None, instance=None, maps=None) -> tuple[Cond, Tensor|None]:
         "All that the layers may look at, and z, drawn where it is needed; z [B,nz] is a style, [B,n_ids,nz] one for each class"
         ids = as_ids(mask)
-        z = self.draw_z(len(ids), ids.shape[-2:]) if z is None else plain(z).to(self.conv_img.weight)
+        z = self.draw_z(ids.shape[0], ids.shape[-2:]) if z is None else plain(z).to(self.conv_img.weight)
         part = {} if z is None else {2: dict(style=z), 3: dict(regions=z)}.get(z.ndim, {})
         return self.encode(mask, instance, maps=maps, **part), z
 

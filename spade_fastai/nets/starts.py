@@ -26,7 +26,7 @@ class MapStart(nn.Module):
     def z_shape(self, size) -> tuple: return ()
     def forward(self, cond:Cond, size, z=None): return self.fc(cond.at(size).seg)
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #4d668ca0
+# %% ../../nbs/lib/nets/02_starts.ipynb #5f8a45f5
 class NoiseStart(nn.Module):
     "First features from z [B,nz] by a linear layer: [B,nf,*size] (Park et al. 2019, Fig. 4)"
     def __init__(self,
@@ -39,9 +39,9 @@ class NoiseStart(nn.Module):
         self.nz, self.size, self.nf = nz, tuple(size), nf
         self.fc = nn.Linear(nz, nf*size[0]*size[1])
     def z_shape(self, size) -> tuple: return (self.nz,)
-    def forward(self, cond:Cond, size, z:Tensor): return self.fc(z).view(len(z), self.nf, *self.size)
+    def forward(self, cond:Cond, size, z:Tensor): return self.fc(z).view(z.shape[0], self.nf, *self.size)
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #5ec63552
+# %% ../../nbs/lib/nets/02_starts.ipynb #9eb84e8c
 class MapNoiseStart(nn.Module):
     "First features from the map and z, [B,nz] repeated over the pixels or [B,nz,h,w], by a 3×3 conv: [B,nf,h,w]"
     def __init__(self,
@@ -57,7 +57,7 @@ class MapNoiseStart(nn.Module):
     def forward(self, cond:Cond, size, z:Tensor):
         seg = cond.at(size).seg
         z = z.to(seg.dtype) if z.ndim == 4 else z.to(seg.dtype)[..., None, None].expand(*z.shape, *size)
-        return self.fc(torch.cat([seg.expand(len(z), -1, -1, -1), z], 1))
+        return self.fc(torch.cat([seg.expand(z.shape[0], -1, -1, -1), z], 1))
 
 class MapFieldStart(MapNoiseStart):
     "As `MapNoiseStart`, but what is drawn is a field: z [B,nz,h,w], other noise at each pixel of the start"

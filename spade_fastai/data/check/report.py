@@ -280,7 +280,7 @@ def _read(eye, src, codes, reading, progress):
     reader = MaskReader(**given)
     return eye(reader), reader, given, [*_guessed(looks, given, reading.get('ignore'))]
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c241869182
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c2560753205
 @delegates(MaskReader, but=['codes'])
 @delegates(source_of, keep=True)
 def check_masks(
@@ -309,7 +309,8 @@ def check_masks(
     if cure or (eye.image_reader, eye.align) != was: looks = eye(reader)
     seen = Seen(looks, reader, limit is None)
     found += [*doubts(seen), *src.notes()]
-    size, words = size or _size_of(looks), _words(reader, given, cure)
+    left_out, words = {o.mask for o in bad}, _words(reader, given, cure)
+    size = size or _size_of([o for o in looks if o.mask not in left_out])
     code = _sentence(src, words, eye, bad, size) if size and len(bad) < len(looks) else None
     checked = _run(code) if code else 'nothing can be loaded'
     return MaskReport(src, looks, reader, found, _class_table(seen), code, checked, eye.image_reader)
