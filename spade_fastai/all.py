@@ -48,3 +48,6 @@ from .saving import *
 from .learner import *
 from .official import *
 from .metrics import *
+
+# Words that a student wants for variables of her own, and insides: they are in their rooms (`presets.small`, `train.augment.cutout`)
+for _name in 'brightness contrast saturation translate cutout small plain modern as_ids check_ids'.split(): globals().pop(_name, None)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from fastai.vision.all import Learner
-from fastcore.all import L, delegates
+from fastcore.all import AttrDict, L, delegates
 from .core import *
 from .data.check.report import *
 from .nets.norms import *
@@ -60,7 +60,7 @@ paper = dict(
     weights   = dict(feat=10, vgg=10, kld=.05),
     lr        = slice(1e-4, 4e-4))
 
-presets = dict(tiny=tiny, small=small, paper=paper)
+presets = AttrDict(tiny=tiny, small=small, paper=paper)   # `presets.small`
 
 # %% ../nbs/lib/04_learner.ipynb #5e959b85
 class SpadeLearner(GANLearner):
