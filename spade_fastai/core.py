@@ -53,8 +53,9 @@ def inputs_of(
         kind = next((k for k, t in kinds.items() if isinstance(x, t)), None)
         name, into = (x.name, maps) if kind == 'maps' else (kind, found)
         if kind is None:
-            raise ValueError(f"input {i} of the batch is a {type(x).__name__}, which does not say what it is; make it "
-                             "a `TensorInstance`, `TensorStyle` or `TensorMap`, for example by the blocks of those names")
+            raise ValueError(f"input {i} of the batch is a {type(x).__name__}, which does not say what it is; "
+                             "make it a `TensorInstance`, `TensorStyle` or `TensorMap`, for example by the blocks of "
+                             "those names")
         if name in into:
             raise ValueError(f"a batch has two inputs of the kind {type(x).__name__} called '{name}'; give them names")
         into[name] = plain(x)
