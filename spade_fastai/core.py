@@ -126,7 +126,8 @@ def _known(ids:Tensor, n_ids:int):
 # %% ../nbs/lib/00_core.ipynb #a7c0d512
 class AtSizes:
     "Base of what is wanted at several sizes: each is made once, and so is whatever is made of it"
-    def __init__(self): self._sizes, self._made = [], {}     # this at other sizes; what was made of this
+    def __init__(self):
+        self._full, self._sizes, self._made = self, [], {}   # what this was resized from; to what; what was made of it
 
     def at(self, size:tuple[int, int]) -> 'AtSizes':
         "The same at another (height, width)"
@@ -157,7 +158,6 @@ class Cond(AtSizes):
         if (seg is None) == (ids is None): raise ValueError("a Cond needs `ids`, or a float map `seg` in their place")
         self.ids, self.encode, self.edges, self._seg = ids, encode, edges, seg
         self.style, self.regions, self._label, self.maps = style, regions, label, dict(maps or {})
-        self._full = self                                 # what this was resized from
 
     @property
     def size(self) -> tuple[int, int]: return tuple((self._seg if self.ids is None else self.ids).shape[-2:])

@@ -110,6 +110,13 @@ def copied(*modules) -> list:
         o.requires_grad_(False)
     return modules
 
+# %% ../../nbs/lib/fast/07_drawing.ipynb #c92e6f18
+_starts = MapStart, NoiseStart, MapNoiseStart, MapFieldStart     # that look at the mask alone
+
+def _same_map(a, b) -> bool:
+    "Whether two maps of ids or edges are equal, or there is neither"
+    return a is b if a is None or b is None else a.device == b.device and torch.equal(a, b)
+
 # %% ../../nbs/lib/fast/07_drawing.ipynb #b32e0ab9
 class FoldedGenerator(GrowingGenerator):
     "A `SPADEGenerator` for drawing; made by `folded`"
@@ -119,8 +126,7 @@ class FoldedGenerator(GrowingGenerator):
         self.encode, self.start, blocks, self.ups, conv = copied(*parts)
         known = lambda b: as_written(b, SPADEResBlk, outer=True) and type(b.act) is nn.LeakyReLU
         self.blocks = nn.ModuleList(FoldedBlock(b) if known(b) else b for b in blocks)
-        starts = MapStart, NoiseStart, MapNoiseStart, MapFieldStart
-        self.known = type(self.start) in starts and all(isinstance(b, FoldedBlock) and b.folded for b in self.blocks)
+        self.known = type(self.start) in _starts and all(isinstance(b, FoldedBlock) and b.folded for b in self.blocks)
         self.conv_img, self.n_classes, self.scale = ReadyConv(conv), gen.n_classes, gen.scale
         self.requires_grad_(False).eval().forget()
 
@@ -136,8 +142,7 @@ class FoldedGenerator(GrowingGenerator):
     def condition(self, mask, z=None, instance=None, maps=None) -> tuple[Cond, Tensor|None]:
         (cond, z), last = super().condition(mask, z, instance, maps), self._last
         if not self.known: return cond, z
-        same = lambda a, b: a is b if a is None or b is None else a.device == b.device and torch.equal(a, b)
-        if last is None or not (same(cond.ids, last.ids) and same(cond.edges, last.edges)):
+        if last is None or not (_same_map(cond.ids, last.ids) and _same_map(cond.edges, last.edges)):
             self.__dict__['_last'] = last = cond
         return last, z
 
