@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastai.vision.all import PILImage
 from fastcore.all import delegates, is_listy
 from .core import *
+from .core import plain
 from .palette import *
 from .data.masks import *
 from .data.images import *

@@ -16,6 +16,7 @@ from torch import nn
 from fastai.vision.all import Learner
 from fastcore.all import AttrDict, L, delegates
 from .core import *
+from .core import plain
 from .data.check.report import *
 from .nets.norms import *
 from .nets.starts import *

@@ -12,6 +12,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 from .core import *
+from .core import plain
 from .drawing import eval_mode
 
 # %% ../nbs/lib/06_metrics.ipynb #b3133d83

@@ -64,7 +64,8 @@ class Fixture:
                 loss.backward()
                 for k in self.t:
                     kind, _, name = k.removeprefix(f'{case}/{mode}/').partition('/')
-                    if not k.startswith(f'{case}/{mode}/grad') or kind == 'grad' and name in [f'input/{o}' for o in without]: continue
+                    if not k.startswith(f'{case}/{mode}/grad'): continue
+                    if kind == 'grad' and name in [f'input/{o}' for o in without]: continue
                     if kind == 'grad' and name.startswith('input/'): self.close(ins[name[6:]].grad, k)
                     elif kind == 'grad': self.close(ours[name.removeprefix('param/')].grad, k)
                     else:

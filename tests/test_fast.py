@@ -128,7 +128,9 @@ def test_activation_in_place_after_a_fast_norm(act):
         with remade(): return [call(x, cond)]
     with with_limits(**forced): check_gradients(block, out)
 
-@pytest.mark.parametrize('change', [lambda t: t.mul_(2), lambda t: t.clamp_(-1, 1), lambda t: t.div_(3), lambda t: t[:, :1].zero_()])
+in_place = [lambda t: t.mul_(2), lambda t: t.clamp_(-1, 1), lambda t: t.div_(3), lambda t: t[:, :1].zero_()]
+
+@pytest.mark.parametrize('change', in_place)
 def test_any_change_in_place_drops_the_note(change):
     class Changed(nn.Module):
         def forward(self, x): change(x); return x
@@ -167,8 +169,12 @@ def change_base(norm): norm.param_free_norm = OddNorm(8, affine=False)
 def hooked(norm): norm.mlp_gamma.register_forward_hook(lambda m, i, o: 2*o)
 
 changes = [change_layer, change_conv, change_method, change_dilation, change_forward, change_base, hooked]
+def changed(change, *args):
+    "A SPADE with a change"
+    change(norm := SPADE(*args))
+    return norm
 
-@pytest.mark.parametrize('make', [Leaky, Deeper, Other, Shifted, *(partial(lambda c, *a: (n := SPADE(*a), c(n))[0], c) for c in changes)],
+@pytest.mark.parametrize('make', [Leaky, Deeper, Other, Shifted, *(partial(changed, c) for c in changes)],
                          ids=['leaky', 'deeper', 'gamma_beta', 'forward', *(c.__name__ for c in changes)])
 @pytest.mark.parametrize('mode', [True, False], ids=['train', 'eval'])
 def test_what_is_not_the_papers_is_computed_as_it_is_written(make, mode):
@@ -193,7 +199,8 @@ def test_an_encoder_that_looks_further_is_not_taken_for_one_that_does_not():
             return F.avg_pool2d(seg, 3, 1, 1)
     enc, x, mask = Blurred(4), torch.randn(2, 8, 32, 32), torch.randint(0, 4, (2, 32, 32))
     norm = SPADE(8, enc)
-    with with_limits(**forced): assert torch.allclose(faster(copy.deepcopy(norm))(x, enc(mask)), norm(x, enc(mask)), atol=1e-6)
+    with with_limits(**forced): got = faster(copy.deepcopy(norm))(x, enc(mask))
+    assert torch.allclose(got, norm(x, enc(mask)), atol=1e-6)
 
 def test_the_class_changed_after_the_fact():
     norm, enc, x = SPADE(8, OneHot(4)), OneHot(4), torch.randn(2, 8, 16, 16)
@@ -214,8 +221,13 @@ def agrees(gen, mask):
     assert torch.allclose(got, want, atol=1e-5)
     return got
 
-writes = dict(zero=lambda p: p.data.zero_(), negative=lambda p: p.data.neg_(), flipped=lambda p: p.data.copy_(p.data.flip(0)),
-              clamped=lambda p: p.data.clamp_(-.01, .01), numpy=lambda p: p.detach().numpy().__imul__(3), swapped=lambda p: setattr(p, 'data', p.data*2))
+writes = dict(
+    zero     = lambda p: p.data.zero_(),
+    negative = lambda p: p.data.neg_(),
+    flipped  = lambda p: p.data.copy_(p.data.flip(0)),
+    clamped  = lambda p: p.data.clamp_(-.01, .01),
+    numpy    = lambda p: p.detach().numpy().__imul__(3),
+    swapped  = lambda p: setattr(p, 'data', p.data*2))
 
 @pytest.mark.parametrize('write', writes.values(), ids=writes)
 @pytest.mark.parametrize('weight_norm', [nn.Identity(), spectral], ids=['plain', 'spectral'])
@@ -226,7 +238,9 @@ def test_no_write_leaves_a_stale_copy(write, weight_norm):
     write(gen.conv_img.weight)
     assert not torch.equal(agrees(gen, mask), before)
 
-@pytest.mark.parametrize('make', [partial(torch.optim.Adam, fused=True), torch.optim.Adam, partial(torch.optim.SGD, fused=True)])
+fused_adam, fused_sgd = (partial(o, fused=True) for o in (torch.optim.Adam, torch.optim.SGD))
+
+@pytest.mark.parametrize('make', [fused_adam, torch.optim.Adam, fused_sgd])
 def test_no_optimiser_leaves_a_stale_copy(make):
     gen, mask = small_gen(weight_norm=nn.Identity()), torch.randint(0, 4, (2, 16, 16))
     before, opt = agrees(gen, mask), make(gen.parameters(), lr=.01)
@@ -238,7 +252,8 @@ def test_no_optimiser_leaves_a_stale_copy(make):
 def test_hooks_fire_when_drawing():
     gen, mask, seen = small_gen(), torch.randint(0, 4, (2, 16, 16)), []
     agrees(gen, mask)
-    hooks = [m.register_forward_hook(lambda m, *_: seen.append(type(m).__name__)) for m in (gen.blocks[0], gen.blocks[1].norm_0, gen.conv_img)]
+    heard = gen.blocks[0], gen.blocks[1].norm_0, gen.conv_img
+    hooks = [m.register_forward_hook(lambda m, *_: seen.append(type(m).__name__)) for m in heard]
     with torch.no_grad(): gen(mask)
     assert seen == ['SPADEResBlk', 'SPADE', 'Conv2d']
     for h in hooks: h.remove()
@@ -267,11 +282,14 @@ def test_export_of_fixed_size(start, fast):
     program = exported(gen, mask, z)
     with torch.no_grad(), plain_math():
         other = mask.flip(1)
-        for m in (mask, other): assert torch.allclose(program.module()(*([m] if z is None else [m, z])), gen(m, z), atol=1e-5)
+        for m in (mask, other):
+            got = program.module()(*([m] if z is None else [m, z]))
+            assert torch.allclose(got, gen(m, z), atol=1e-5)
 
 def test_export_of_any_size_and_batch():
     gen = faster(lively(SPADEGenerator(4, nf=4, mults=(2, 2, 1), ups=(1, 1))).float().eval())
-    b, h, w = torch.export.Dim('b', min=1, max=16), torch.export.Dim('h', min=2, max=64), torch.export.Dim('w', min=2, max=64)
+    b = torch.export.Dim('b', min=1, max=16)
+    h, w = (torch.export.Dim(k, min=2, max=64) for k in 'hw')
     program = exported(gen, torch.randint(0, 4, (2, 16, 24)), None, {'mask': {0: b, 1: 4*h, 2: 4*w}})
     for size in ((1, 8, 8), (3, 20, 12), (2, 40, 64)):
         mask = torch.randint(0, 4, size)
@@ -284,7 +302,8 @@ def test_onnx(tmp_path, dynamic):
     mask, z, file = torch.randint(0, 4, (2, 16, 24)), torch.randn(2, 3), tmp_path/'gen.onnx'
     dims = [torch.export.Dim(k, min=1, max=64) for k in 'bhw']
     shapes = dict(mask={0: dims[0], 1: 4*dims[1], 2: 4*dims[2]}, z={0: dims[0]}) if dynamic else None
-    torch.onnx.export(gen, (mask, z), str(file), dynamo=True, input_names=['mask', 'z'], dynamic_shapes=shapes, external_data=False)
+    options = dict(input_names=['mask', 'z'], dynamic_shapes=shapes, external_data=False)
+    torch.onnx.export(gen, (mask, z), str(file), dynamo=True, **options)
     run = ort.InferenceSession(str(file), providers=['CPUExecutionProvider'])
     for size in ((2, 16, 24), (3, 20, 12), (1, 32, 8)) if dynamic else ((2, 16, 24),):
         mask, z = torch.randint(0, 4, size), torch.randn(size[0], 3)

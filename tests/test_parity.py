@@ -1,4 +1,4 @@
-"Our networks and losses against numbers recorded from the official PyTorch code: outputs in both modes, buffers, gradients."
+"Our networks and losses against numbers recorded from the official code: outputs in both modes, buffers, and gradients"
 from functools import partial
 import pytest, torch
 from safetensors.torch import load_file
@@ -34,14 +34,17 @@ def test_nearest_resize(fixture):
     for n_in, n_out in f.hyper['pairs']:
         assert nearest_index(n_in, n_out).tolist() == f.t[f'main/index_{n_in}_{n_out}'].tolist()
 
-@pytest.mark.parametrize('name,base,ks,count', [('batch', 'batch', 3, 31), ('instance', 'instance', 3, 22), ('syncbatch_ks5', 'sync', 5, 26)])
+layers = [('batch', 'batch', 3, 31), ('instance', 'instance', 3, 22), ('syncbatch_ks5', 'sync', 5, 26)]
+
+@pytest.mark.parametrize('name,base,ks,count', layers)
 def test_spade_layer(fixture, way, name, base, ks, count):
     f = fixture(f'spade_layer_{name}')
     net = way(SPADE(f.hyper['norm_nc'], OneHot(f.hyper['label_nc']), base=base, ks=ks))
     run = lambda case, i: dict(out=net(i['x'], of_ids(i['seg'], way)))
     lost = ('seg',) if way is faster else ()             # ids have no gradient
     compared = f.check(net, run, ('x', 'seg')[:2 - len(lost)], lost)
-    assert compared == count - len(lost)*len([k for k in f.t if k.endswith('/grad/input/seg')])   # none may silently drop out
+    gone = len(lost)*len([k for k in f.t if k.endswith('/grad/input/seg')])
+    assert compared == count - gone                                # none may silently drop out
     label = OneHot(f.hyper['label_nc'])(f.t['main/in/label'])      # ids and recorded map are the same condition
     assert torch.equal(label.seg, f.t['main/in/seg'])
 
@@ -89,10 +92,13 @@ def test_encoder(fixture):
 def _features(t, side, grad=True):
     return [[t[f'main/in/{side}_d{s}_f{l}'].clone().requires_grad_(grad) for l in range(3)] for s in range(2)]
 
-@pytest.mark.parametrize('mode,loss', [('hinge', HingeLoss()), ('ls', LeastSquaresLoss()), ('original', OriginalLoss()), ('w', WassersteinLoss())])
+losses = dict(hinge=HingeLoss(), ls=LeastSquaresLoss(), original=OriginalLoss(), w=WassersteinLoss())
+
+@pytest.mark.parametrize('mode,loss', losses.items())
 def test_gan_losses(fixture, mode, loss):
     f = fixture('losses')
-    for what, side, func in (('D_fake', 'fake', loss.crit_fake), ('D_real', 'real', loss.crit_real), ('G', 'fake', loss.gen)):
+    sides = ('D_fake', 'fake', loss.crit_fake), ('D_real', 'real', loss.crit_real), ('G', 'fake', loss.gen)
+    for what, side, func in sides:
         feats = _features(f.t, side)
         value = func(feats)
         f.close(value, f'main/{mode}/{what}')
@@ -119,8 +125,10 @@ def test_feature_matching_and_kld(fixture):
 def narrow_vgg(f):
     import torchvision
     net = torchvision.models.vgg.make_layers(f.hyper['layers'])
-    lost = net.load_state_dict({k.removeprefix('features.'): v for k, v in load_file(f.folder/'torchvision_features.safetensors').items()}, strict=False)
-    assert all(int(k.split('.')[0]) > 29 for k in lost.missing_keys) and not lost.unexpected_keys, lost     # nothing up to relu5_1
+    state = load_file(f.folder/'torchvision_features.safetensors')
+    lost = net.load_state_dict({k.removeprefix('features.'): v for k, v in state.items()}, strict=False)
+    beyond = all(int(k.split('.')[0]) > 29 for k in lost.missing_keys)      # nothing up to relu5_1
+    assert beyond and not lost.unexpected_keys, lost
     return net
 
 def test_vgg_perceptual(fixture):
@@ -130,7 +138,8 @@ def test_vgg_perceptual(fixture):
     feats, value = loss.features(fake), loss(fake, real)
     f.close(value, 'main/eval/loss_value')
     for i, o in enumerate(feats, 1): f.close(o, f'main/eval/slice{i}_fake')
-    total = (value*f.t['main/probe/loss_value']).sum() + sum((o*f.t[f'main/probe/slice{i}_fake']).sum() for i, o in enumerate(feats, 1))
+    total = (value*f.t['main/probe/loss_value']).sum()
+    total = total + sum((o*f.t[f'main/probe/slice{i}_fake']).sum() for i, o in enumerate(feats, 1))
     f.close(total, 'main/eval/loss')
     total.backward()
     f.close(fake.grad, 'main/eval/grad/input/fake')
@@ -155,7 +164,8 @@ def test_init(fixture):
             n += 1
     assert n > 100
 
-# Five steps of training: the learner against the official trainer, generator first, critic on a fresh fake, Adam (0, 0.9), TTUR
+# Five steps of training: the learner against the official trainer; generator first, critic on a fresh fake,
+# Adam (0, 0.9), TTUR
 
 class Steps(torch.utils.data.Dataset):
     "Two batches of two pictures, in turn, for five steps"
@@ -173,17 +183,21 @@ class FirstGradients(Callback):
     def before_step(self):
         which = 'G' if 'generator' not in self.learn.last_loss else 'D'
         net = self.model.generator if which == 'G' else self.model.critic
-        if which not in self.sums: self.sums[which] = {official_key(k): torch.stack([p.grad.sum(), p.grad.norm(), p.grad.abs().max()]) for k, p in net.named_parameters()}
+        if which in self.sums: return
+        sums = lambda g: torch.stack([g.sum(), g.norm(), g.abs().max()])
+        self.sums[which] = {official_key(k): sums(p.grad) for k, p in net.named_parameters()}
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_train_steps(fixture, way, dtype):
     f = fixture('train_steps')
     h = f.hyper
-    gen, critic = official_generator(h), MultiscaleDiscriminator(h['label_nc'], nf=h['ndf'], n_layers=h['n_layers_D'], n_scales=h['num_D'])
-    f.load(gen, load_file(f.folder/'state_dict_G.safetensors')), f.load(critic, load_file(f.folder/'state_dict_D.safetensors'))
+    gen = official_generator(h)
+    critic = MultiscaleDiscriminator(h['label_nc'], nf=h['ndf'], n_layers=h['n_layers_D'], n_scales=h['num_D'])
+    for net, which in ((gen, 'G'), (critic, 'D')): f.load(net, load_file(f.folder/f'state_dict_{which}.safetensors'))
     dl = DataLoader(Steps(f, dtype), bs=2, num_workers=0)
     way(gen), way(critic)
-    learn = GANLearner(DataLoaders(dl, dl, device='cpu'), gen.to(dtype), critic.to(dtype), weights=dict(feat=h['lambda_feat']), lr=slice(1e-4, 4e-4), cbs=FirstGradients())
+    learn = GANLearner(DataLoaders(dl, dl, device='cpu'), gen.to(dtype), critic.to(dtype),
+                       weights=dict(feat=h['lambda_feat']), lr=slice(1e-4, 4e-4), cbs=FirstGradients())
     learn.dls.n_inp = 1
     class NoValidation(Callback):
         def before_validate(self): raise CancelValidException()
@@ -194,7 +208,9 @@ def test_train_steps(fixture, way, dtype):
     for i, terms in enumerate(learn.loss_terms.history):
         for ours, theirs in names.items():
             key = f'main/step{i}/loss/{theirs}'
-            if exact: assert abs(terms[ours] - f.t[key.replace('main/', 'main/f64/')].item()) <= 1e-6*max(1, abs(terms[ours])), (i, ours)
+            if exact:
+                want = f.t[key.replace('main/', 'main/f64/')].item()
+                assert abs(terms[ours] - want) <= 1e-6*max(1, abs(terms[ours])), (i, ours)
             else: f.close(torch.tensor(terms[ours]), key)
     assert i == 4
     for which, sums in learn.first_gradients.sums.items():
@@ -206,12 +222,20 @@ def test_train_steps(fixture, way, dtype):
     with torch.no_grad(): ours = dict(probe_eval=gen.eval()(probe), probe_train=gen.train()(probe))
     for k, o in ours.items():
         if exact: assert (o - f.t[f'main/f64/final/{k}']).abs().max() <= 1e-5, k
-        elif k == 'probe_train': f.close(o, f'main/final/{k}')       # in float32 biases under a norm drift with rounding noise, which only eval mode shows
+        # in float32 biases under a norm drift with rounding noise, which only eval mode shows
+        elif k == 'probe_train': f.close(o, f'main/final/{k}')
 
 # Checkpoint files
 
-@pytest.mark.parametrize('name,hints', [('generator_normal', dict(upsampling='normal')), ('generator_dontcare_instance', dict(upsampling='normal', dontcare=True, edges=True)),
-                                        ('generator_more_vae', dict(upsampling='more')), ('generator_most', dict(size=(128, 256))), ('discriminator', {}), ('encoder', {})])
+official_files = dict(
+    generator_normal            = dict(upsampling='normal'),
+    generator_dontcare_instance = dict(upsampling='normal', dontcare=True, edges=True),
+    generator_more_vae          = dict(upsampling='more'),
+    generator_most              = dict(size=(128, 256)),
+    discriminator               = {},
+    encoder                     = {})
+
+@pytest.mark.parametrize('name,hints', official_files.items())
 def test_official_files(fixture, tmp_path, name, hints):
     f = fixture(name)
     theirs = f.folder/'latest_net_G.pth'
@@ -222,8 +246,11 @@ def test_official_files(fixture, tmp_path, name, hints):
     with torch.no_grad():
         if name == 'discriminator': f.close(net.features(i['x'])[1][-1], 'main/eval/d1_f4')
         elif name == 'encoder': f.close(net(i['image'])[1]['logvar'], 'main/eval/logvar')
-        else: f.close(net(i.get('label', i.get('label_raw')), z=i.get('z'), instance=i.get('instance')), 'main/eval/out')
-    again, was = torch.load(save_official(net, tmp_path/'ours.pth'), weights_only=True), torch.load(theirs, weights_only=True)
+        else:
+            out = net(i.get('label', i.get('label_raw')), z=i.get('z'), instance=i.get('instance'))
+            f.close(out, 'main/eval/out')
+    ours = save_official(net, tmp_path/'ours.pth')
+    again, was = (torch.load(o, weights_only=True) for o in (ours, theirs))
     assert set(again) == set(was) and all(again[k].dtype == was[k].dtype and torch.equal(again[k], was[k]) for k in was)
 
 def test_ema(fixture):

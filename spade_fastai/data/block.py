@@ -14,6 +14,7 @@ from fastai.vision.all import (Datasets, DihedralItem, Hue, Image, ItemTransform
     Saturation, TensorImage, TensorMask, TfmdDL, Transform, TransformBlock, aug_transforms, delegates, first,
     risinstance)
 from ..core import *
+from ..core import plain
 from ..palette import *
 from .masks import *
 from .images import *

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 from fastai.vision.all import Image, L, PILMask, PadMode, Path, TensorMask, first, patch, to_np
 from ..core import *
+from ..core import plain
 from .errors import *
 from .errors import about
 from .files import (AlignedMask, NO_VALUE, beyond_pillow, check_bands, file_name, first_few, is_numpy,

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 from fastai.vision.all import Image, L, PILImage, Path, TensorImage, Transform, to_np
 from ..core import *
+from ..core import plain
 from ..palette import *
 from .errors import *
 from .errors import about

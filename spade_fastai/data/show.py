@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from fastai.vision.all import TensorImage, TensorMask, dispatch
 from ..core import *
+from ..core import plain
 from ..palette import *
 from .readers import *
 

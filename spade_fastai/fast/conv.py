@@ -1,4 +1,4 @@
-"""Three cases in which a convolution can do less: few pixels, a map that is there twice, weights that stay as they are.
+"""Three cases in which a convolution can do less: few pixels, a map that is there twice, weights that stay.
 
 Docs: https://spade-fastai.github.io/spade_fastai/lib/fast/conv.html.md"""
 
@@ -55,7 +55,8 @@ def map_conv(
 
 # %% ../../nbs/lib/fast/04_conv.ipynb #5c4662dd
 _ops = torch.ops.mkldnn
-_ready = torch.backends.mkldnn.is_available() and all(hasattr(_ops, o) for o in ('_reorder_convolution_weight', '_convolution_pointwise'))
+_needed = '_reorder_convolution_weight', '_convolution_pointwise'
+_ready = torch.backends.mkldnn.is_available() and all(hasattr(_ops, o) for o in _needed)
 
 class ReadyConv(nn.Module):
     "A Conv2d for drawing, whose weights are rearranged once"
@@ -79,5 +80,6 @@ class ReadyConv(nn.Module):
         c, usual = self.conv, x.device.type != 'cpu' or x.dtype != torch.float32 or torch.is_autocast_enabled('cpu')
         if not _ready or usual or torch.is_grad_enabled() or c.padding_mode != 'zeros': return c(x)
         how = [*map(list, (c.padding, c.stride, c.dilation))]
-        if self._packed is None: self.__dict__['_packed'] = _ops._reorder_convolution_weight(c.weight, *how, c.groups, x.shape)
+        if self._packed is None:
+            self.__dict__['_packed'] = _ops._reorder_convolution_weight(c.weight, *how, c.groups, x.shape)
         return _ops._convolution_pointwise(x, self._packed, c.bias, *how, c.groups, 'none', [], '')

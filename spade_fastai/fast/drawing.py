@@ -95,13 +95,13 @@ def plain_weights(m:nn.Module):
     "`m` with what its parametrizations make of its weights as plain parameters, in place"
     if not parametrize.is_parametrized(m): return
     made = {name: getattr(m, name).detach() for name in m.parametrizations}
-    m.__class__ = type(m).__bases__[0]       # `remove_parametrizations` would change the class, which the original shares
+    m.__class__ = type(m).__bases__[0]     # `remove_parametrizations` would change the class, which the original shares
     del m.parametrizations
     for name, t in made.items(): m.register_parameter(name, nn.Parameter(t))
 
 def copied(*modules) -> list:
     "Copies of modules in eval mode, with plain weights that take no gradient"
-    for m in (m for o in modules for m in o.modules()):   # torch's older weight norm leaves a weight with a history behind
+    for m in (m for o in modules for m in o.modules()):   # torch's older weight norm leaves a weight with a history
         if isinstance(m.__dict__.get('weight'), Tensor): m.weight = m.weight.detach()
     modules = copy.deepcopy(modules)
     for o in modules:
@@ -110,16 +110,23 @@ def copied(*modules) -> list:
         o.requires_grad_(False)
     return modules
 
+# %% ../../nbs/lib/fast/07_drawing.ipynb #c92e6f18
+_starts = MapStart, NoiseStart, MapNoiseStart, MapFieldStart     # that look at the mask alone
+
+def _same_map(a, b) -> bool:
+    "Whether two maps of ids or edges are equal, or there is neither"
+    return a is b if a is None or b is None else a.device == b.device and torch.equal(a, b)
+
 # %% ../../nbs/lib/fast/07_drawing.ipynb #b32e0ab9
 class FoldedGenerator(GrowingGenerator):
     "A `SPADEGenerator` for drawing; made by `folded`"
     def __init__(self, gen:SPADEGenerator):
         super().__init__()
-        self.encode, self.start, blocks, self.ups, conv = copied(gen.encode, gen.start, gen.blocks, gen.ups, gen.conv_img)
+        parts = gen.encode, gen.start, gen.blocks, gen.ups, gen.conv_img
+        self.encode, self.start, blocks, self.ups, conv = copied(*parts)
         known = lambda b: as_written(b, SPADEResBlk, outer=True) and type(b.act) is nn.LeakyReLU
         self.blocks = nn.ModuleList(FoldedBlock(b) if known(b) else b for b in blocks)
-        starts = MapStart, NoiseStart, MapNoiseStart, MapFieldStart
-        self.known = type(self.start) in starts and all(isinstance(b, FoldedBlock) and b.folded for b in self.blocks)
+        self.known = type(self.start) in _starts and all(isinstance(b, FoldedBlock) and b.folded for b in self.blocks)
         self.conv_img, self.n_classes, self.scale = ReadyConv(conv), gen.n_classes, gen.scale
         self.requires_grad_(False).eval().forget()
 
@@ -135,8 +142,8 @@ class FoldedGenerator(GrowingGenerator):
     def condition(self, mask, z=None, instance=None, maps=None) -> tuple[Cond, Tensor|None]:
         (cond, z), last = super().condition(mask, z, instance, maps), self._last
         if not self.known: return cond, z
-        same = lambda a, b: a is b if a is None or b is None else a.device == b.device and torch.equal(a, b)
-        if last is None or not (same(cond.ids, last.ids) and same(cond.edges, last.edges)): self.__dict__['_last'] = last = cond
+        if last is None or not (_same_map(cond.ids, last.ids) and _same_map(cond.edges, last.edges)):
+            self.__dict__['_last'] = last = cond
         return last, z
 
     def forward(self, mask, z=None, instance=None, maps=None) -> Tensor:
@@ -156,6 +163,7 @@ class FoldedGenerator(GrowingGenerator):
             x = self.ups[i](block(x, cond, which) if isinstance(block, FoldedBlock) else block(x, cond))
         return torch.tanh(self.conv_img(F.leaky_relu_(x, .2)))
 
+# %% ../../nbs/lib/fast/07_drawing.ipynb #d5b81c07
 def folded(
     gen:SPADEGenerator,  # stays as it is
 ) -> FoldedGenerator:    # in eval mode
@@ -167,7 +175,8 @@ def _same(a, b) -> bool:
     "Whether two lists hold equal tensors, or the same modules saying the same of themselves"
     if len(a) != len(b): return False
     equal = lambda s, t: s.shape == t.shape and s.dtype == t.dtype and s.device == t.device and torch.equal(s, t)
-    return all(equal(s, t) if isinstance(s, Tensor) else s[0] is t[0] and s[1] == t[1] for s, t in zip(a, b, strict=True))
+    pairs = zip(a, b, strict=True)
+    return all(equal(s, t) if isinstance(s, Tensor) else s[0] is t[0] and s[1] == t[1] for s, t in pairs)
 
 def copy_of(gen:SPADEGenerator, memory:dict) -> FoldedGenerator:
     "The folded copy in `memory`, made anew when a module or a number of `gen` has changed since"

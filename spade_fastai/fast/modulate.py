@@ -1,4 +1,4 @@
-"""A table of gammas and betas, and a picture that is normalised and modulated by it, some thousand pixels at a time.
+"""A table of gammas and betas, and a picture normalised and modulated by it, some thousand pixels at a time.
 
 Docs: https://spade-fastai.github.io/spade_fastai/lib/fast/modulate.html.md"""
 
@@ -54,7 +54,7 @@ class Moments:
     ):
         self.batch, self.groups = batch, groups
         pix, pieces = _pixels(x.detach()), _pieces(x, x.shape[1])
-        def mean(f):                                                                   # of f over pixels and all that share, [B,C]
+        def mean(f):                                           # of f over pixels and all that share, [B,C]
             total = torch.zeros(x.shape[:2], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
             for b, p in pieces: total[b] += f(b, p).sum(1, dtype=total.dtype)
             return self.pool(total/pix.shape[1])
@@ -65,7 +65,9 @@ class Moments:
     def pool(self, t:Tensor) -> Tensor:
         "`t` [B,C], a mean over the pixels of each picture and channel, as the mean over all that share"
         if self.batch: t = t.mean(0, keepdim=True).expand_as(t)
-        if self.groups: t = t.unflatten(1, (self.groups, -1)).mean(2, keepdim=True).expand(-1, -1, t.shape[1]//self.groups).flatten(1)
+        if self.groups:
+            each = t.unflatten(1, (self.groups, -1))
+            t = each.mean(2, keepdim=True).expand_as(each).flatten(1)
         return t
 
     def normed(self, pix:Tensor, b:slice) -> Tensor:
@@ -96,8 +98,8 @@ class _Modulate(Function):
         nf, pix, g, ids = x.shape[1], _pixels(x), _pixels(grad), ids.flatten(1).expand(len(x), -1)
         acc = torch.promote_types(x.dtype, torch.float32)
         grad_table, (grad_x, gx) = torch.zeros_like(table, dtype=acc), _like(x)
-        sums = torch.zeros(2, *x.shape[:2], dtype=acc, device=x.device)                # of ĝ and of ĝ·x̂, for each picture and channel
-        apart = moments and not moments.batch and len(x) > 1                           # else the sums over rows will do
+        sums = torch.zeros(2, *x.shape[:2], dtype=acc, device=x.device)  # of ĝ and of ĝ·x̂, by picture and channel
+        apart = moments and not moments.batch and len(x) > 1            # else the sums over rows will do
         for b, p in _pieces(x, 2*nf):
             rows, gp = ids[b, p], g[b, p]
             factor, add = F.embedding(rows, table).chunk(2, -1)
@@ -107,7 +109,8 @@ class _Modulate(Function):
             gh = torch.mul(gp, factor, out=gx[b, p])
             if apart: sums[:, b] += torch.stack([gh.sum(1, dtype=acc), (gh*xh).sum(1, dtype=acc)])
         if moments:
-            if not apart: sums[:, 0] = (table[:, :nf].to(acc)*grad_table.unflatten(1, (2, nf)).movedim(1, 0).flip(0)).sum(1)
+            halves = grad_table.unflatten(1, (2, nf)).movedim(1, 0).flip(0)
+            if not apart: sums[:, 0] = (table[:, :nf].to(acc)*halves).sum(1)
             m1, m2 = (moments.pool(s/pix.shape[1]).to(x.dtype)[:, None] for s in sums)
             r = moments.rstd.to(x.dtype)[:, None]
             for b, p in _pieces(x, 2*nf):

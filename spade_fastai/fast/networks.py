@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
+from ..core import plain
 from ..nets.norms import *
 from ..nets.spectral import *
 from ..nets.generator import *
@@ -72,8 +73,9 @@ watch(nn.Upsample)
 def fast_critic(critic:MultiscaleDiscriminator, image:Tensor, mask, instance=None) -> list:
     "A `MultiscaleDiscriminator` whose first convolutions see a mask once for all pictures that have it"
     firsts = [net.layers[0] for net in critic.nets if as_written(net, NLayerDiscriminator, outer=True)]
-    if len(firsts) < len(critic.nets) or not all(len(o) == 2 and kind(o[0]) is nn.Conv2d for o in firsts): return NotImplemented
-    if any(o[0].groups != 1 or o[0].dilation != (1, 1) or o[0].padding_mode != 'zeros' for o in firsts): return NotImplemented
+    usual = lambda conv: conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == 'zeros'
+    known = lambda o: len(o) == 2 and kind(o[0]) is nn.Conv2d and usual(o[0])
+    if len(firsts) < len(critic.nets) or not all(map(known, firsts)): return NotImplemented
     cond = critic.encode(mask, instance)
     if len(image) != len(cond.ids): return NotImplemented                 # the clear way says what is wrong
     seg = first_half(cond).at(image.shape[-2:]).seg

@@ -28,7 +28,8 @@ def both(norm:SPADE) -> tuple[Tensor, Tensor]:
 
 def as_affine(norm:nn.Module):
     "(a, b), each [nf], where `norm(x)` is a·x+b with stored numbers, as batch norm's in eval mode; else None"
-    if type(norm) not in (nn.BatchNorm2d, nn.SyncBatchNorm) or norm.training or norm.running_mean is None or norm.affine: return None
+    if type(norm) not in (nn.BatchNorm2d, nn.SyncBatchNorm) or norm.training: return None
+    if norm.running_mean is None or norm.affine: return None
     a = (norm.running_var + norm.eps).rsqrt()
     return a, -norm.running_mean*a
 

@@ -8,7 +8,6 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/fast/switch.html.md"""
 __all__ = ['faster']
 
 # %% ../../nbs/lib/fast/08_switch.ipynb #d29e9259
-import torch
 from torch import nn
 from ..core import *
 from ..nets.norms import *

@@ -33,12 +33,14 @@ def watch(cls):
 
 def _listened(m, known=()) -> bool:
     "Whether module `m` has hooks, other than of the kinds `known`"
-    hooks = (getattr(m, k, None) for k in ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'))
+    kinds = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
+    hooks = (getattr(m, k, None) for k in kinds)
     return any(not isinstance(h, known) for o in hooks if o for h in o.values())
 
 def _replaced(m) -> bool:
     "Whether a function of the class of `m` has another on `m` itself"
-    return any(not isinstance(v, Way) and isinstance(getattr(type(m), k, None), FunctionType) for k, v in vars(m).items())
+    mine = (k for k, v in vars(m).items() if not isinstance(v, Way))
+    return any(isinstance(getattr(type(m), k, None), FunctionType) for k in mine)
 
 # %% ../../nbs/lib/fast/00_ways.ipynb #1b0d27ec
 def as_written(
@@ -49,8 +51,8 @@ def as_written(
 ) -> bool:
     "Whether `m` is a `cls` as that was written, with nothing replaced and no hook inside"
     if kind(m) is not cls or _written.get(cls) != _functions(cls) or _replaced(m): return False
-    everywhere = (getattr(nn.modules.module, f'_global_{k}_hooks', None) for k in ('forward', 'forward_pre', 'backward'))
-    if any(everywhere): return False
+    kinds = 'forward', 'forward_pre', 'backward'
+    if any(getattr(nn.modules.module, f'_global_{k}_hooks', None) for k in kinds): return False
     if outer and _listened(m, known): return False
     return not any(_replaced(o) or _listened(o, known) for o in m.modules() if o is not m)
 
@@ -85,7 +87,7 @@ class Way:
     def __init__(self, module:nn.Module): self.module, self.memory = module, {}
     def __getstate__(self): return dict(module=self.module, memory={})    # what a way remembers is made anew in a copy
     @property
-    def __code__(self): return type(self.module).forward.__code__         # who traces a module looks at how it is written
+    def __code__(self): return type(self.module).forward.__code__     # who traces a module looks at how it is written
     @property
     def __signature__(self): return signature(MethodType(type(self.module).forward, self.module))
     def __call__(self, *args, **kwargs):
@@ -110,7 +112,8 @@ limits = dict(
 @contextmanager
 def with_limits(**kwargs):
     "Inside, other `limits`"
-    if strange := set(kwargs) - set(limits): raise ValueError(f"there are no limits {', '.join(strange)}, only {', '.join(limits)}")
+    if strange := set(kwargs) - set(limits):
+        raise ValueError(f"there are no limits {', '.join(strange)}, only {', '.join(limits)}")
     was = dict(limits)
     limits.update(kwargs)
     try: yield

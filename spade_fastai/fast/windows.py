@@ -71,7 +71,7 @@ class Windows:
 
     @cached_property
     def users(self) -> tuple[Tensor, Tensor]:
-        "The same links the other way: the windows that use each row of that table, one after another, and where each row's begin"
+        "The same links the other way: the windows that use each row of that table, in turn, and where each row's begin"
         order = self.terms.flatten().argsort(stable=True)
         rows = torch.arange((self.n + 1)*self.ks**2, device=order.device)
         return order//self.ks**2, torch.searchsorted(self.terms.flatten()[order], rows)
@@ -121,7 +121,8 @@ def conv_rows(
 ) -> Tensor:        # [len(win),nf]
     "What `F.conv2d` with zero padding gives in the middle of each distinct window"
     kind = rows.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and rows.dtype != torch.float64 else rows.dtype
+    mixed = torch.is_autocast_enabled(kind) and rows.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(kind) if mixed else rows.dtype
     return _ConvRows.apply(rows.to(dtype), weight.to(dtype), win) + bias.to(dtype)
 
 # %% ../../nbs/lib/fast/01_windows.ipynb #15d9771d
@@ -153,5 +154,5 @@ def neighbours(
     cond:Cond,  # at some size
     ks:int=3,   # of the convolutions
 ) -> Neighbours|None:
-    "The neighbourhoods of `cond`, found once; None where it is no map of ids or its encoder looks further than one pixel"
+    "The neighbourhoods of `cond`, found once; None where it has no ids or its encoder looks further than one pixel"
     return cond.once(Neighbours, ks) if cond.ids is not None and by_pixel(cond.encode) else None

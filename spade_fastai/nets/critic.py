@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
+from ..core import plain
 from .norms import *
 from .spectral import *
 
@@ -26,7 +27,7 @@ class NLayerDiscriminator(nn.Module):
         n_layers:int=4,                    # layers before the one that makes the logits
         norm=partial(base_norm, base='instance'),  # called with a channel count, middle layers; `nn.Identity` for none
         weight_norm=spectral,              # wraps the convolutions of the middle layers
-        other_norm=nn.Identity(),          # wraps the first and the last convolution; `spectral` is the paper's "everywhere"
+        other_norm=nn.Identity(),          # wraps first and last convolution; `spectral` is the paper's "everywhere"
         max_nf:int=512,                    # widths double up to here
     ):
         super().__init__()
@@ -67,7 +68,7 @@ def shared_net(make, n:int) -> list:
 # %% ../../nbs/lib/nets/04_critic.ipynb #1285c20b
 @remember_args
 class MultiscaleDiscriminator(nn.Module):
-    "Picture [B,3,H,W] and mask [B,H,W] to a list (scales) of lists (layers) of features; the last of each are logits [B,1,h,w]"
+    "Picture [B,3,H,W], mask [B,H,W] to a list (scales) of lists (layers) of features, the last logits [B,1,h,w]"
     def __init__(self,
         n_classes:int,             # ids are 0..n_classes-1
         nf:int=64,                 # channels of the first layer

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
+from ..core import plain
 from .norms import *
 from .spectral import *
 

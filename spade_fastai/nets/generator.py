@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
+from ..core import plain
 from .norms import *
 from .spectral import *
 from .starts import *
@@ -50,7 +51,7 @@ def NearestUp(nf:int) -> nn.Module:
 
 # %% ../../nbs/lib/nets/03_generator.ipynb #c64491553
 layouts = dict(
-    normal = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1),     ups=(1, 0, 1, 1, 1, 1, 0)),     # 5 doublings: 256 pixels from 8
+    normal = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1),     ups=(1, 0, 1, 1, 1, 1, 0)),     # 5 doublings: 256 from 8
     more   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1),     ups=(1, 1, 1, 1, 1, 1, 0)),     # 6: 256 from 4
     most   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1, .5), ups=(1, 1, 1, 1, 1, 1, 1, 0)))  # 7: 256 from 2, or 512 from 4
 
@@ -63,7 +64,7 @@ def _multiple_of(scale:int, size):
                      f"height and width must be multiples of {scale}, for example {near[0]}×{near[1]}")
 
 class GrowingGenerator(nn.Module):
-    "Base: needs `encode`, `start`, `blocks`, `ups`, `conv_img`; the picture is `scale` times as large as the first features"
+    "Base: needs `encode`, `start`, `blocks`, `ups`, `conv_img`, and `scale`: picture by first features in size"
     def start_size(self, size) -> tuple[int, int]:
         "Height and width of the first features for a mask of (height, width) `size`"
         if self.start.size is not None: return self.start.size
@@ -74,8 +75,9 @@ class GrowingGenerator(nn.Module):
         "Raises ValueError unless a mask of (height, width) `size` gives a picture of that size"
         (h, w), (H, W) = self.start_size(size), size
         if (h*self.scale, w*self.scale) != (H, W):
-            raise ValueError(f"the generator's start is fixed at {h}×{w}, so it draws {h*self.scale}×{w*self.scale} pixels, but the "
-                             f"masks have {H}×{W}; take masks of size ({h*self.scale}, {w*self.scale}), or another `start`")
+            raise ValueError(f"the generator's start is fixed at {h}×{w}, so it draws {h*self.scale}×{w*self.scale} "
+                             f"pixels, but the masks have {H}×{W}; take masks of size ({h*self.scale}, "
+                             f"{w*self.scale}), or another `start`")
 
     def draw_z(self, n:int, size, rng=None) -> Tensor|None:
         "Normal z for `n` masks of (height, width) `size` by `rng` (a `torch.Generator` of the CPU); None without noise"
@@ -83,7 +85,7 @@ class GrowingGenerator(nn.Module):
         return torch.randn(n, *shape, generator=rng).to(self.conv_img.weight) if shape else None
 
     def condition(self, mask, z=None, instance=None, maps=None) -> tuple[Cond, Tensor|None]:
-        "All that the layers may look at, and z, drawn where it is needed; z [B,nz] is a style, [B,n_ids,nz] one for each class"
+        "All that the layers may look at, and z, drawn where needed; z [B,nz] is a style, [B,n_ids,nz] one a class"
         ids = as_ids(mask)
         z = self.draw_z(ids.shape[0], ids.shape[-2:]) if z is None else plain(z).to(self.conv_img.weight)
         part = {} if z is None else {2: dict(style=z), 3: dict(regions=z)}.get(z.ndim, {})
@@ -91,7 +93,7 @@ class GrowingGenerator(nn.Module):
 
     def forward(self,
         mask,             # [H,W] or [B,H,W] integers: class ids
-        z:Tensor=None,    # [B,nz] noise or style, or as `start` has it; drawn when the start needs one and none is given
+        z:Tensor=None,    # [B,nz] noise or style, or as `start` has it; drawn if the start needs one and none is given
         instance=None,    # instance ids, as `mask`, where `encode` has an edge channel
         maps:dict=None,   # float maps [B,C,H,W] by name, for norms that look at them
     ) -> Tensor:          # [B,3,h,w] in [-1,1]; of the mask's size, or of the fixed start's size times `scale`
@@ -115,7 +117,7 @@ class SPADEGenerator(GrowingGenerator):
         start=MapStart,                            # makes the first features, called with a channel count and `encode`
         up=NearestUp,                              # doubles a map, called with a channel count
         weight_norm=spectral,                      # wraps the convolutions of the blocks
-        other_norm=nn.Identity(),                  # wraps every convolution and linear layer that `weight_norm` does not
+        other_norm=nn.Identity(),                  # wraps convolutions and linear layers that `weight_norm` does not
     ):
         super().__init__()
         if len(ups) != len(mults) - 1:
@@ -126,7 +128,8 @@ class SPADEGenerator(GrowingGenerator):
         self.start = start(widths[0], self.encode)
         block = partial(SPADEResBlk, norm=partial(norm, encode=self.encode), weight_norm=weight_norm)
         self.blocks = nn.ModuleList(block(ni, no) for ni, no in pairwise(widths))
-        self.ups = nn.ModuleList(nn.Sequential(*(up(no) for _ in range(n))) for no, n in zip(widths[1:], ups, strict=True))
+        doubled = lambda no, n: nn.Sequential(*(up(no) for _ in range(n)))
+        self.ups = nn.ModuleList(doubled(*o) for o in zip(widths[1:], ups, strict=True))
         self.conv_img = nn.Conv2d(widths[-1], self.n_out, 3, padding=1)
         wrap_layers(self, other_norm)
         init_weights(self)

@@ -85,7 +85,8 @@ class AdaIN(ConditionalNorm):
 
     def gamma_beta(self, cond, size):
         if cond.style is None:
-            raise ValueError("AdaIN needs a style vector in the condition: give the generator a `start` with noise, or pass `z=`")
+            raise ValueError("AdaIN needs a style vector in the condition: "
+                             "give the generator a `start` with noise, or pass `z=`")
         return self.fc(cond.style)[..., None, None].chunk(2, 1)
 
 # %% ../../nbs/lib/nets/00_norms.ipynb #d60b365b
@@ -128,7 +129,9 @@ def check_norm(
     y, changed = ask(mask), mask.clone()
     changed[:, 4*h//3:, 5*w//4:] = (mask[:, 4*h//3:, 5*w//4:] + 1) % 5
     assert y.shape == x.shape, 'shape kept'
-    if local: assert torch.allclose(ask(changed)[:, :, :h//3], y[:, :, :h//3], atol=1e-5), 'one region changed changes nothing far away'
+    if local:
+        far = ask(changed)[:, :, :h//3]
+        assert torch.allclose(far, y[:, :, :h//3], atol=1e-5), 'one region changed changes nothing far away'
     large = ask(double(mask), maps={k: double(v) for k, v in parts['maps'].items()})
     assert torch.allclose(large, y, atol=1e-5), 'other mask sizes are resized nearest'
     y.square().sum().backward()

@@ -40,7 +40,7 @@ class SpectralNorm(nn.Module):
         w = weight.flatten(1)
         if self.training: self.iterate(w)
         u, v = self._u.clone(), self._v.clone()  # a later forward may overwrite the buffers before backward reads them
-        return 1/(u @ (w @ v))                   # times it: half the backward passes over the weight that a quotient has
+        return 1/(u @ (w @ v))                 # times it: half the backward passes over the weight that a quotient has
 
     def forward(self, weight:Tensor) -> Tensor:
         with torch.autocast('cpu' if weight.is_meta else weight.device.type, enabled=False):

@@ -18,7 +18,7 @@ class MapStart(nn.Module):
     def __init__(self,
         nf:int,                          # channels out
         encode,                          # gives the number of map channels
-        size:tuple[int, int]=None,       # height and width of the first map, fixed; by default the mask's through `scale`
+        size:tuple[int, int]=None,       # height and width of the first map, fixed; by default the mask's by `scale`
     ):
         super().__init__()
         self.size = size and tuple(size)

@@ -1,4 +1,4 @@
-"""DiffAugment for a critic that also sees the mask: pictures change by chance before it looks, and their masks move along.
+"""DiffAugment for a critic that also sees the mask: pictures change by chance before it looks, masks move along.
 
 Docs: https://spade-fastai.github.io/spade_fastai/lib/train/augment.html.md"""
 
