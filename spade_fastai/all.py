@@ -49,5 +49,5 @@ from .learner import *
 from .official import *
 from .metrics import *
 
-# Words that a student wants for variables of her own, and insides: they are in their rooms (`presets.small`, `train.augment.cutout`)
-for _name in 'brightness contrast saturation translate cutout small plain modern as_ids check_ids'.split(): globals().pop(_name, None)
+# Words that a student wants for her own variables stay in their rooms: `presets.small`, `train.augment.cutout`
+for _name in 'brightness contrast saturation translate cutout small modern'.split(): globals().pop(_name, None)

@@ -43,13 +43,13 @@ def png(depth, color, rows, w):
     body = chunk(b'IDAT', zlib.compress(b''.join(b'\0' + r for r in rows)))
     return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + body + chunk(b'IEND', b'')
 
-def tiff(a, tags={}, kind=1):
+def tiff(a, tags=None, kind=1):
     "An uncompressed grey TIFF with any sample format and further tags, by hand; what Pillow does not write"
     h, w = a.shape
     ent = {256: (3, w), 257: (3, h), 258: (3, 8*a.dtype.itemsize), 259: (3, 1), 262: (3, 1), 273: (4, 8), 277: (3, 1),
            278: (3, h), 279: (4, a.nbytes), 339: (3, kind)}
     body, extra = a.astype(a.dtype.newbyteorder('<')).tobytes(), b''
-    for k, v in tags.items():
+    for k, v in (tags or {}).items():
         if isinstance(v, str):
             v = v.encode() + b'\0'
             ent[k] = (2, v)
@@ -346,7 +346,7 @@ read('photo of three bands of 16 bits, scaled', tif(grey8, here, rgb.astype(np.u
 
 # pairs
 def class_dict(head, index=False):
-    rows = [(i, o, *c) if index else (o, *c) for i, (o, c) in enumerate(zip(CODES, TABLE), 1)]
+    rows = [(i, o, *c) if index else (o, *c) for i, (o, c) in enumerate(zip(CODES, TABLE, strict=False), 1)]
     return '\n'.join([head, *(','.join(map(str, o)) for o in rows), ''])
 in_colors = ('labels/a.png', rgb), ('labels/b.png', rgb*0 + COLORS[0].astype(np.uint8))
 esri = [dict(Value=10*i, Name=o, Color=[i, i, i]) for i, o in enumerate(CODES)]
@@ -403,7 +403,7 @@ def load(folder, make, codes=CODES, b=0, size=(4, 3), nameless=False, **kw):
 
 def ids_of(dls, stem='a'):
     for ds, dl in ((dls.train_ds, dls.train), (dls.valid_ds, dls.valid)):
-        for i, b in zip(ds.items, dl):
+        for i, b in zip(ds.items, dl, strict=False):
             if bare_stem(Path(str(i[0])).stem) == stem: return plain(b[0])[0].numpy()
 
 @pytest.mark.parametrize('name', READ)

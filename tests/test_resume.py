@@ -1,10 +1,9 @@
 "A training that was stopped or killed goes on bit for bit: all that a checkpoint holds is compared, in a new process"
-import os, random, shutil, signal, subprocess, sys, time
+import os, random, shutil, signal, subprocess, sys
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from functools import partial
 from pathlib import Path
 import numpy as np, pytest, torch
-from torch import nn
 from fastai.vision.all import (
     Adam, Callback, CancelFitException, CSVLogger, DataLoaders, EarlyStoppingCallback, ProgressCallback,
     ReduceLROnPlateau, SGD, TensorImage, TensorMask, aug_transforms, noop)
@@ -21,7 +20,8 @@ from spade_fastai.train.switchers import AdaptiveGANSwitcher, FixedGANSwitcher
 from spade_fastai.train.gan import GANLearner
 from spade_fastai.train.memory import Accumulate
 from spade_fastai.train.ema import EMA
-from spade_fastai.train import resume, schedule   # the second gives `fit_flat_lin`
+import spade_fastai.train.schedule  # noqa: F401  (gives `fit_flat_lin`)
+from spade_fastai.train import resume
 from spade_fastai.train.resume import Checkpoint, read_checkpoint
 
 class Toy:
@@ -111,7 +111,7 @@ def differ(a, b, at=''):
     if isinstance(a, (list, tuple)):
         if len(a) != len(b): return [at]
         return [o for i, (x, y) in enumerate(zip(a, b, strict=True)) for o in differ(x, y, f'{at}/{i}')]
-    return [] if type(a) == type(b) and a == b else [at]
+    return [] if type(a) is type(b) and a == b else [at]
 
 def last(folder): return read_checkpoint(sorted(folder.glob('*.ckpt'))[-1])
 

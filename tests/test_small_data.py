@@ -102,7 +102,7 @@ def test_penalty_is_float32_under_autocast():
     net = learner().model.critic.eval()
     mask, real, fake = torch.randint(0, 3, (2, 16, 16)), torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
     for penalty in (R1(), WGANGP()):
-        def value():
+        def value(penalty=penalty):
             torch.manual_seed(0)
             return penalty(lambda x: net(x, mask), fake, real)
         with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -182,4 +182,4 @@ def test_official_learning_rates(shared):
         learn.fit_flat_lin(h['niter'], h['niter_decay'], lr=slice(1e-4, 4e-4), at=by_epoch, cbs=Rates())
     assert len(seen) == 3*6
     for epoch, *lrs in seen:                                            # the table begins before the first epoch
-        for lr, want in zip(lrs, table[epoch]): assert abs(lr - want) < 1e-12
+        for lr, want in zip(lrs, table[epoch], strict=True): assert abs(lr - want) < 1e-12

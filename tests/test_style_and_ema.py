@@ -11,7 +11,6 @@ from spade_fastai.data.landcover import make_landcover
 from spade_fastai.data.items import SpadeDataLoaders
 from spade_fastai.nets.norms import SPADE
 from spade_fastai.nets.starts import MapNoiseStart, NoiseStart
-from spade_fastai.nets.encoder import ConvEncoder
 from spade_fastai.train.step import generator_terms
 from spade_fastai.train.switchers import FixedGANSwitcher
 from spade_fastai.train.callbacks import SampleGrid
@@ -135,7 +134,7 @@ def test_export_save_and_load(make, tmp_path):
 
 def test_many_masks_many_styles(make):
     learn = make()
-    masks, styles = zip(*(mask_and_style(learn, i) for i in range(3)))
+    masks, styles = zip(*(mask_and_style(learn, i) for i in range(3)), strict=True)
     one_by_one = arrays(learn.generate(m, style=s) for m, s in zip(masks, styles, strict=True))
     assert all(map(np.array_equal, arrays(learn.generate(list(masks), style=list(styles))), one_by_one))
     one_style = learn.generate(list(masks), style=styles[0])

@@ -52,7 +52,7 @@ def _class_rows(path):
     "`Classes` in a csv: names, colour table, and {index: id} where the indices do not count 0, 1, 2 …"
     (rows, index, name), names, table = _rows_in(path), {}, {}
     for n,r in enumerate(rows, 2):
-        fails = lambda what, kind='classes': MaskError(f"{path}, line {n}: {what}", kind, path)
+        fails = lambda what, kind='classes', n=n: MaskError(f"{path}, line {n}: {what}", kind, path)
         try: i, color = int(r[index]) if index else _id_of(r[name], names), tuple(int(r[o]) for o in 'rgb' if o in r)
         except ValueError: raise fails(f"{r} has a value that is not a whole number") from None
         if not all(0 <= o <= 255 for o in color): raise fails(f"colour {color} must be 0..255")

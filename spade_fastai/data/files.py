@@ -10,6 +10,7 @@ __all__ = []
 # %% ../../nbs/lib/data/06_files.ipynb #813d4dd9
 import io
 from collections import namedtuple
+from importlib.util import find_spec
 import numpy as np
 from fastai.vision.all import Image, L, Path, first, get_files, image_extensions
 from .errors import *
@@ -69,9 +70,7 @@ def _frames(im):
 
 # %% ../../nbs/lib/data/06_files.ipynb #c21010490
 def has_rasterio():
-    try: import rasterio
-    except ImportError: return False
-    return True
+    return find_spec('rasterio') is not None
 
 def beyond_pillow(fn):
     "Has the raster `fn` more bands than Pillow gives, or does only rasterio read its kind; and is rasterio there?"

@@ -11,7 +11,7 @@ __all__ = []
 import os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from fastai.vision.all import Image, Path
+from fastai.vision.all import Path
 from .errors import *
 from .errors import about
 from .grids import *

@@ -42,21 +42,24 @@ def _keys(masks, images):
     keys = [lambda o: o.stem, lambda o: bare_stem(o.stem)]
     return keys + [{**_telling(masks), **_telling(images)}.get] if min(len(masks), len(images)) > 1 else keys
 
+def _one_word(parts, at:int) -> bool:
+    "Whether all names have the same word, no number, at place `at`, and others besides"
+    return all(len(p) > 1 for p in parts) and len({p[at] for p in parts}) == 1 and not parts[0][at].isdigit()
+
 def _telling(files):
     "{file: its stem without the words that all begin or end with, numbers without zeros before them}"
     names = [o.stem for o in files]
     for words in (r'[^\W_]+|[\W_]+', r'\d+|[^\W\d_]+|[\W_]+'):              # first `s2` as one, then as two
         parts = [re.findall(words, o) for o in names]
         for at,rest in ((0, slice(1, None)), (-1, slice(None, -1))):
-            common = lambda: all(len(p) > 1 for p in parts) and len({p[at] for p in parts}) == 1
-            while common() and not parts[0][at].isdigit(): parts = [p[rest] for p in parts]
+            while _one_word(parts, at): parts = [p[rest] for p in parts]
         names = [''.join(p) for p in parts]
     return {o: re.sub(r'(?<!\d)0+(?=\d)', '', n) for o,n in zip(files, names, strict=True)}
 
 def _with_folders(stem, masks, images, most):
     "`stem` with as many folders before it as it takes to tell files apart, up to `most`"
     for k in range(most):
-        def place(o): return unicodedata.normalize('NFC', '/'.join([*_places(o)[len(_places(o))-k:], stem(o)]))
+        def place(o, k=k): return unicodedata.normalize('NFC', '/'.join([*_places(o)[len(_places(o))-k:], stem(o)]))
         if all(len({place(o) for o in fs}) == len(fs) for fs in (masks, images)): break
     return place if k < 3 else lambda o: f'{o.parent.name}/{stem(o)}'
 

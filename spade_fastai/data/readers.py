@@ -12,7 +12,7 @@ import inspect
 from difflib import get_close_matches
 import numpy as np
 from torch import Tensor
-from fastai.vision.all import Image, L, PILImage, Path, TensorImage, Transform, to_np
+from fastai.vision.all import Image, L, PILImage, Path, Transform, to_np
 from ..core import *
 from ..core import plain
 from ..palette import *

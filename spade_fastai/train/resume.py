@@ -38,7 +38,8 @@ def _set_random_state(learn, state:dict):
     torch.set_rng_state(state['torch'])
     same_gpus = torch.cuda.is_available() and len(state['cuda']) == torch.cuda.device_count()
     if same_gpus: torch.cuda.set_rng_state_all(state['cuda'])
-    for o, s in zip([*learn.dls.loaders, getattr(learn, 'dl', None)], state['loaders']):    # the last one in training
+    loaders = [*learn.dls.loaders, getattr(learn, 'dl', None)]                              # the last one in training
+    for o, s in zip(loaders, state['loaders'], strict=False):
         if o is not None and s is not None: o.rng.setstate(s)
 
 # %% ../../nbs/lib/train/11_resume.ipynb #26de784c
@@ -68,7 +69,7 @@ def _memory(cb) -> dict:
 def _set_memory(cb, state:dict):
     if _own(cb): return cb.load_state_dict(state)
     state = dict(state)
-    for metric, numbers in zip(_averages(cb), state.pop('metrics', ())): vars(metric).update(numbers)
+    for metric, numbers in zip(_averages(cb), state.pop('metrics', ()), strict=False): vars(metric).update(numbers)
     vars(cb).update(state)
 
 # %% ../../nbs/lib/train/11_resume.ipynb #924c7a88
