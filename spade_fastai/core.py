@@ -158,10 +158,8 @@ class Cond(AtSizes):
         if (seg is None) == (ids is None): raise ValueError("a Cond needs `ids`, or a float map `seg` in their place")
         self.ids, self.encode, self.edges, self._seg = ids, encode, edges, seg
         self.style, self.regions, self._label, self.maps = style, regions, label, dict(maps or {})
-
     @property
     def size(self) -> tuple[int, int]: return tuple((self._seg if self.ids is None else self.ids).shape[-2:])
-
     @property
     def seg(self) -> Tensor:
         "[B,C,H,W] float map, encoded on first use"
@@ -169,7 +167,6 @@ class Cond(AtSizes):
             if self.encode is None: raise ValueError("a Cond of ids needs `encode=` to make a map of them")
             self._seg = self.encode.seg(self.ids, self.edges)
         return self._seg
-
     @property
     def label(self) -> Tensor:
         "[B] one class id an image"
@@ -178,10 +175,8 @@ class Cond(AtSizes):
             if full.ids is None: raise ValueError("this Cond has neither `label` nor `ids` to take it from")
             full._label = full.ids.flatten(1).mode(1).values
         return full._label
-
     def _resized(self, size) -> 'Cond':
-        near = lambda t: None if t is None else resize_nearest(t, size)
-        small = copy(self)
+        near, small = lambda t: None if t is None else resize_nearest(t, size), copy(self)
         small.ids, small.edges = near(self.ids), near(self.edges)
         small._seg = near(self._seg) if self.ids is None else None       # else it is made of the few ids
         small.maps, small._sizes, small._made = {k: near(v) for k, v in self.maps.items()}, [], {}
@@ -203,13 +198,10 @@ class MaskEncoder(nn.Module):
             raise ValueError(f"ignore={ignore} is a class id (0..{n_classes-1}); take another value for don’t-care")
         self.ignore = 255 if ignore is None and n_classes < 255 else ignore
         self.register_buffer('_like', torch.zeros(()), persistent=False)  # follows .to(dtype) and .half()
-
     def channels(self) -> int: raise NotImplementedError
     def encode(self, ids) -> Tensor: raise NotImplementedError
-
     @property
     def nc(self) -> int: return self.channels() + int(self.edges)         # channels of the map, edges included
-
     def ids(self, mask) -> Tensor:
         "`mask` as checked [B,H,W] int64 ids, with don't-care pixels as `n_classes`"
         ids = as_ids(mask).to(self._like.device)

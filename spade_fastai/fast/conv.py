@@ -53,22 +53,18 @@ def map_conv(
     of_map, of_picture = m.weight.split((seg.shape[1], x.shape[1]), 1)
     return (conv(x, of_picture, m.bias).unflatten(0, (-1, len(seg))) + conv(seg, of_map)).flatten(0, 1)
 
-# %% ../../nbs/lib/fast/04_conv.ipynb #5c4662dd
-_ops = torch.ops.mkldnn
-_needed = '_reorder_convolution_weight', '_convolution_pointwise'
-_ready = torch.backends.mkldnn.is_available() and all(hasattr(_ops, o) for o in _needed)
-
-class ReadyConv(nn.Module):
-    "A Conv2d for drawing, whose weights are rearranged once"
-    def __init__(self, conv:nn.Conv2d):
+# %% ../../nbs/lib/fast/04_conv.ipynb #81a22ae2
+class Remembers(nn.Module):
+    "Base of modules that remember what they made of their weights (or of a mask), until these change or are moved"
+    def __init__(self):
         super().__init__()
-        self.conv = conv
         self.forget()
 
-    @property
-    def weight(self): return self.conv.weight
-    def forget(self): self.__dict__['_packed'] = None
-    def __getstate__(self): return {**self.__dict__, '_packed': None}
+    def remember(self, o):
+        self.__dict__['memory'] = o          # no parameter and no module, and not in the state dict
+        return o
+    def forget(self): self.remember(None)
+    def __getstate__(self): return {**self.__dict__, 'memory': None}
     def _apply(self, *args, **kwargs):
         self.forget()
         return super()._apply(*args, **kwargs)
@@ -76,10 +72,26 @@ class ReadyConv(nn.Module):
         self.forget()
         return super()._load_from_state_dict(*args, **kwargs)
 
+
+# %% ../../nbs/lib/fast/04_conv.ipynb #3d23839f
+_ops = torch.ops.mkldnn
+_needed = '_reorder_convolution_weight', '_convolution_pointwise'
+_ready = torch.backends.mkldnn.is_available() and all(hasattr(_ops, o) for o in _needed)
+
+# %% ../../nbs/lib/fast/04_conv.ipynb #5c4662dd
+class ReadyConv(Remembers):
+    "A Conv2d for drawing, whose weights are rearranged once"
+    def __init__(self, conv:nn.Conv2d):
+        super().__init__()
+        self.conv = conv
+
+    @property
+    def weight(self): return self.conv.weight
+
     def forward(self, x:Tensor) -> Tensor:
         c, usual = self.conv, x.device.type != 'cpu' or x.dtype != torch.float32 or torch.is_autocast_enabled('cpu')
         if not _ready or usual or torch.is_grad_enabled() or c.padding_mode != 'zeros': return c(x)
-        how = [*map(list, (c.padding, c.stride, c.dilation))]
-        if self._packed is None:
-            self.__dict__['_packed'] = _ops._reorder_convolution_weight(c.weight, *how, c.groups, x.shape)
-        return _ops._convolution_pointwise(x, self._packed, c.bias, *how, c.groups, 'none', [], '')
+        how, packed = [*map(list, (c.padding, c.stride, c.dilation))], self.memory
+        if packed is None: packed = self.remember(_ops._reorder_convolution_weight(c.weight, *how, c.groups, x.shape))
+        return _ops._convolution_pointwise(x, packed, c.bias, *how, c.groups, 'none', [], '')
+

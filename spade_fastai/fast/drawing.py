@@ -24,6 +24,7 @@ from .ways import as_written
 from .windows import *
 from .modulate import *
 from .conv import *
+from .conv import Remembers
 from .spade import *
 from .spade import as_affine, both, factor_addend, moments
 from .networks import *
@@ -118,7 +119,7 @@ def _same_map(a, b) -> bool:
     return a is b if a is None or b is None else a.device == b.device and torch.equal(a, b)
 
 # %% ../../nbs/lib/fast/07_drawing.ipynb #b32e0ab9
-class FoldedGenerator(GrowingGenerator):
+class FoldedGenerator(Remembers, GrowingGenerator):
     "A `SPADEGenerator` for drawing; made by `folded`"
     def __init__(self, gen:SPADEGenerator):
         super().__init__()
@@ -128,22 +129,13 @@ class FoldedGenerator(GrowingGenerator):
         self.blocks = nn.ModuleList(FoldedBlock(b) if known(b) else b for b in blocks)
         self.known = type(self.start) in _starts and all(isinstance(b, FoldedBlock) and b.folded for b in self.blocks)
         self.conv_img, self.n_classes, self.scale = ReadyConv(conv), gen.n_classes, gen.scale
-        self.requires_grad_(False).eval().forget()
-
-    def forget(self): self.__dict__['_last'] = None
-    def __getstate__(self): return {**self.__dict__, '_last': None}
-    def _apply(self, *args, **kwargs):
-        self.forget()
-        return super()._apply(*args, **kwargs)
-    def load_state_dict(self, *args, **kwargs):
-        self.forget()
-        return super().load_state_dict(*args, **kwargs)
+        self.requires_grad_(False).eval()
 
     def condition(self, mask, z=None, instance=None, maps=None) -> tuple[Cond, Tensor|None]:
-        (cond, z), last = super().condition(mask, z, instance, maps), self._last
+        (cond, z), last = super().condition(mask, z, instance, maps), self.memory
         if not self.known: return cond, z
         if last is None or not (_same_map(cond.ids, last.ids) and _same_map(cond.edges, last.edges)):
-            self.__dict__['_last'] = last = cond
+            last = self.remember(cond)
         return last, z
 
     def forward(self, mask, z=None, instance=None, maps=None) -> Tensor:

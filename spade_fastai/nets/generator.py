@@ -55,7 +55,7 @@ layouts = dict(
     more   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1),     ups=(1, 1, 1, 1, 1, 1, 0)),     # 6: 256 from 4
     most   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1, .5), ups=(1, 1, 1, 1, 1, 1, 1, 0)))  # 7: 256 from 2, or 512 from 4
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #e7583a50
+# %% ../../nbs/lib/nets/03_generator.ipynb #79c88038
 def _multiple_of(scale:int, size):
     "Raises ValueError unless height and width are multiples of `scale`"
     if not any(s % scale for s in size): return
@@ -63,6 +63,7 @@ def _multiple_of(scale:int, size):
     raise ValueError(f"a mask of {size[0]}×{size[1]} pixels does not fit {scale.bit_length() - 1} doublings; "
                      f"height and width must be multiples of {scale}, for example {near[0]}×{near[1]}")
 
+# %% ../../nbs/lib/nets/03_generator.ipynb #e7583a50
 class GrowingGenerator(nn.Module):
     "Base: needs `encode`, `start`, `blocks`, `ups`, `conv_img`, and `scale`: picture by first features in size"
     def start_size(self, size) -> tuple[int, int]:

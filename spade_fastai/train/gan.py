@@ -173,7 +173,6 @@ class GANLearner(GANLoop):
     def to_fp16(self, **kwargs):
         "Train in mixed precision with float16"
         return self.to_fp32().add_cb(GANMixedPrecision(AMPMode.FP16, **kwargs))
-
     def to_bf16(self):
         "Train in mixed precision with bfloat16"
         return self.to_fp32().add_cb(GANMixedPrecision(AMPMode.BF16))
