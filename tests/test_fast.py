@@ -114,7 +114,7 @@ def test_norm_against_finite_differences(base, fast):
 @pytest.mark.parametrize('momentum,mean,var', [(.25, [.75, 1.25], [.75 + 5/3, .75]), (None, [3, 5], [20/3, 0])])
 @pytest.mark.parametrize('fast', [False, True], ids=['clear', 'fast'])
 def test_running_statistics_by_hand(momentum, mean, var, fast):
-    "0, 2, 4, 6 has mean 3 and unbiased variance 20/3; momentum None is the mean over all batches, of which this is the first"
+    "0, 2, 4, 6: mean 3, unbiased variance 20/3; momentum None is the mean over all batches, here the first"
     norm = SPADE(2, OneHot(4), hidden=6).train()
     norm.param_free_norm.momentum = momentum
     x, cond = torch.tensor([[[[0., 2], [4, 6]], [[5., 5], [5, 5]]]]), OneHot(4)(torch.tensor([[[0, 1], [2, 3]]]))

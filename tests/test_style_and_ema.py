@@ -11,7 +11,6 @@ from spade_fastai.data.landcover import make_landcover
 from spade_fastai.data.items import SpadeDataLoaders
 from spade_fastai.nets.norms import SPADE
 from spade_fastai.nets.starts import MapNoiseStart, NoiseStart
-from spade_fastai.nets.encoder import ConvEncoder
 from spade_fastai.train.step import generator_terms, turn_terms
 from spade_fastai.train.switchers import FixedGANSwitcher
 from spade_fastai.train.callbacks import SampleGrid
