@@ -108,7 +108,20 @@ def test_norm_against_finite_differences(base, fast):
     norm = lively(SPADE(32, OneHot(4), base=base, hidden=6)).train()      # 32 channels: two groups
     if fast: faster(norm)
     x, cond = torch.randn(2, 32, 6, 5).double(), OneHot(4).double()(torch.randint(0, 4, (2, 6, 5)))
-    with with_limits(**(forced if fast else {})): check_gradients(norm, lambda call: [call(x, cond)])
+    norm.x = nn.Parameter(x)                                              # its gradient is asked for, too
+    with with_limits(**(forced if fast else {})): check_gradients(norm, lambda call: [call(norm.x, cond)])
+
+@pytest.mark.parametrize('momentum,mean,var', [(.25, [.75, 1.25], [.75 + 5/3, .75]), (None, [3, 5], [20/3, 0])])
+@pytest.mark.parametrize('fast', [False, True], ids=['clear', 'fast'])
+def test_running_statistics_by_hand(momentum, mean, var, fast):
+    "0, 2, 4, 6 has mean 3 and unbiased variance 20/3; momentum None is the mean over all batches, of which this is the first"
+    norm = SPADE(2, OneHot(4), hidden=6).train()
+    norm.param_free_norm.momentum = momentum
+    x, cond = torch.tensor([[[[0., 2], [4, 6]], [[5., 5], [5, 5]]]]), OneHot(4)(torch.tensor([[[0, 1], [2, 3]]]))
+    with with_limits(**forced): (faster(norm) if fast else norm)(x, cond)
+    assert norm.param_free_norm.running_mean.tolist() == pytest.approx(mean)
+    assert norm.param_free_norm.running_var.tolist() == pytest.approx(var)
+    assert norm.param_free_norm.num_batches_tracked == 1
 
 # A tensor changed in place after its note
 

@@ -10,7 +10,7 @@ from PIL import Image
 from fastai.vision.all import (
     Adam, Callback, CSVLogger, DataBlock, DataLoaders, EarlyStoppingCallback, GradientClip, Normalize, ProgressCallback,
     RandomSplitter, SaveModelCallback, ShowGraphCallback, TensorImage, TensorMask, TerminateOnNaNCallback,
-    get_image_files, imagenet_stats, load_learner, noop)
+    Zoom, get_image_files, imagenet_stats, load_learner, noop)
 from spade_fastai.data.landcover import make_landcover
 from spade_fastai.data.block import SpadeBlock
 from spade_fastai.data.items import SpadeDataLoaders, SpadeItemList
@@ -474,6 +474,16 @@ def test_dontcare(make, land, tmp_path):
     assert np.abs(np.array(learn.generate(file))/127.5 - 1 - want.permute(1, 2, 0).numpy()).max() < .01
     ids = np.array(Image.open(file))
     assert np.array_equal(learn.generate(ids), learn.generate(file))
+
+def test_padding_is_dontcare(land):
+    "A picture zoomed out to half its size has black around it, and its mask says don't-care there, not class 0"
+    zoom = Zoom(min_zoom=.5, max_zoom=.5, p=1., draw_x=.5, draw_y=.5, pad_mode='zeros')
+    mask, pic = loaders(land, ignore=255, batch_tfms=zoom).one_batch()
+    middle = torch.zeros(32, 32, dtype=torch.bool)
+    middle[8:24, 8:24] = True
+    assert mask[:, ~middle].eq(13).all() and mask[:, middle].lt(13).all()
+    outside = pic.movedim(1, -1)[:, ~middle]
+    assert outside.eq(-1).all()
 
 def pairs(mask, pic, bs=2):
     "DataLoaders of one mask and one picture, eight times; they know nothing of classes"

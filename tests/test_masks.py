@@ -182,6 +182,8 @@ read('palette: no colour in the table, so indices', save('a.png', palette(ids, [
 refused('palette: half of the colours in the table', save('a.png', half_known), '(9, 9, 9) in 4 of 12 pixels',
         'is a palette file; if its indices are the ids', table=TABLE)
 read('colours', save('a.png', rgb), table=TABLE)
+read('colours in a table that is not sorted', save('a.png', rgb), (ids + 1)%3,
+     table={c: (i + 1)%3 for c, i in reversed(TABLE.items())})
 read('colours in a bmp', save('a.bmp', rgb), table=TABLE)
 read('colours in a tif', save('a.tif', rgb), table=TABLE)
 read('colours with alpha, opaque', save('a.png', rgba(255)), table=TABLE)

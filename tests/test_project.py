@@ -1,5 +1,5 @@
 "README, CONTRIBUTING, packaging, CI and recorded numbers: each fact in one place, and every promise kept"
-import configparser, hashlib, json, re, subprocess, sys
+import configparser, hashlib, json, re, runpy, subprocess, sys
 import pytest, yaml
 from nbdev.config import get_config
 from conftest import ROOT
@@ -110,6 +110,17 @@ def test_changelog_has_the_version():
     version = re.search(r'__version__ = "(.+)"', read('spade_fastai/__init__.py'))[1]
     assert read('CHANGELOG.md').startswith('# Release notes\n\n<!-- do not remove -->\n')
     assert f'\n## {version}\n' in read('CHANGELOG.md'), f'CHANGELOG.md says nothing about {version}'
+
+# Lines that tools/mutate.py changes
+
+def test_mutations_change_lines_that_are_there():
+    "Each stands once in its notebook and once in its module, and the tests that must notice are there"
+    tool = runpy.run_path(str(ROOT/'tools/mutate.py'))
+    assert len({m.name for m in tool['MUTATIONS']}) == len(tool['MUTATIONS']) == 20
+    for m in tool['MUTATIONS']:
+        notebook, module = tool['mutated'](m)
+        assert notebook.startswith('nbs/lib/') and read(module).count(m.old) == 1 and m.old != m.new, m.name
+        assert (ROOT/'tests'/m.tests.split()[0]).exists(), m.name
 
 # Recorded numbers
 

@@ -182,6 +182,16 @@ def test_the_comparison_can_fail(runs, stopped, monkeypatch, what):
     assert bool(bad) == bool(what)
     if what in ('random', 'position'): assert any(o.startswith('/model') for o in bad)
 
+def test_every_random_number_comes_again():
+    "Python's, numpy's, torch's, and the order of the items, which a loader draws by itself"
+    learn = make()
+    rand = lambda: (random.random(), np.random.rand(), float(torch.rand(1)), learn.dls.train.get_idxs())
+    state = resume._random_state(learn)
+    once, later = rand(), rand()
+    assert all(a != b for a, b in zip(once, later, strict=True))
+    resume._set_random_state(learn, state)
+    assert rand() == once
+
 def test_every_and_keep(tmp_path):
     one_cycle(make(), cbs=Checkpoint(tmp_path/'a', every=5, keep=3))
     assert [o.name for o in Checkpoint(tmp_path/'a').files] == [f'batch_{o:09d}.ckpt' for o in (5, 10, 12)]

@@ -12,7 +12,7 @@ from spade_fastai.data.items import SpadeDataLoaders
 from spade_fastai.nets.norms import SPADE
 from spade_fastai.nets.starts import MapNoiseStart, NoiseStart
 from spade_fastai.nets.encoder import ConvEncoder
-from spade_fastai.train.step import generator_terms
+from spade_fastai.train.step import generator_terms, turn_terms
 from spade_fastai.train.switchers import FixedGANSwitcher
 from spade_fastai.train.callbacks import SampleGrid
 from spade_fastai.train.ema import EMA
@@ -74,6 +74,16 @@ def test_kld_is_the_formula_with_its_weight(make):
     got = generator_terms(learn, image.as_subclass(torch.Tensor))['kld']
     assert torch.allclose(got, want, rtol=.2)          # spectral norm moved on by one step in between
     assert got.requires_grad
+
+def test_kld_is_a_sum_where_batches_accumulate(make):
+    "Half of a larger batch has its whole kld, which is a sum, and half of each mean"
+    learn = make()
+    *learn.xb, image = learn.dls.one_batch()
+    learn.yb, learn.who = (image,), 'generator'
+    learn.model.eval()
+    whole, half = (turn_terms(learn, share) for share in (1., .5))
+    assert set(whole) == {'gan', 'feat', 'kld'} and whole['kld'] > 0
+    for k, v in whole.items(): assert torch.allclose(half[k], v if k == 'kld' else v/2), k
 
 def test_validation_takes_mu(make):
     learn = make()
