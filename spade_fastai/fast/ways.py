@@ -9,6 +9,7 @@ __all__ = ['ways', 'limits', 'Ways', 'plain_math', 'Way', 'with_limits']
 
 # %% ../../nbs/lib/fast/00_ways.ipynb #028f32f7
 from contextlib import contextmanager
+from functools import lru_cache
 from inspect import signature
 from types import FunctionType, MethodType
 import torch
@@ -37,10 +38,15 @@ def _listened(m, known=()) -> bool:
     hooks = (getattr(m, k, None) for k in kinds)
     return any(not isinstance(h, known) for o in hooks if o for h in o.values())
 
+@lru_cache
+def _methods(cls) -> frozenset:
+    "Names of all functions of a class"
+    return frozenset(k for c in cls.__mro__ for k, f in vars(c).items() if isinstance(f, FunctionType))
+
 def _replaced(m) -> bool:
     "Whether a function of the class of `m` has another on `m` itself"
-    mine = (k for k, v in vars(m).items() if not isinstance(v, Way))
-    return any(isinstance(getattr(type(m), k, None), FunctionType) for k in mine)
+    own = vars(m).keys() & _methods(type(m))
+    return bool(own) and any(not isinstance(vars(m)[k], Way) for k in own)
 
 # %% ../../nbs/lib/fast/00_ways.ipynb #1b0d27ec
 def as_written(
