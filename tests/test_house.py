@@ -155,7 +155,7 @@ def test_all_imports_every_room_of_a_student():
     whole = re.findall(r'^from \.fast\.(\w+) import \*', srcs['all'], flags=re.M)
     assert set(whole) <= {'switch'}, 'insides of speed'
     rooms = 'core palette nets train learner drawing saving'.split()
-    must = {k for k in srcs if k.split('.')[0] in rooms and '__all__ = []' not in srcs[k]}    # a room of insides has no words
+    must = {k for k in srcs if k.split('.')[0] in rooms and '__all__ = []' not in srcs[k]}   # else all insides
     assert not must - told, f'all.py does not import {sorted(must - told)}'
 
 def test_all_has_the_words_of_a_student_and_no_insides():
