@@ -6,11 +6,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/core.html.md"""
 
 # %% auto #0
 __all__ = ['TensorInstance', 'TensorStyle', 'TensorMap', 'Inputs', 'inputs_of', 'nearest_index', 'resize_nearest',
-           'instance_edges', 'as_ids', 'Cond', 'MaskEncoder', 'OneHot', 'ClassEmbed', 'Scalar', 'remember_args',
-           'saveable']
+           'instance_edges', 'as_ids', 'Cond', 'noise_from', 'normal', 'MaskEncoder', 'OneHot', 'ClassEmbed', 'Scalar',
+           'remember_args', 'saveable']
 
-# %% ../nbs/lib/00_core.ipynb #cad53027
+# %% ../nbs/lib/00_core.ipynb #c915668015
 import functools, inspect
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from typing import NamedTuple
 import numpy as np
@@ -123,11 +125,11 @@ def _known(ids:Tensor, n_ids:int):
                      f"don’t-care, train with `ignore={bad}` in the DataLoaders "
                      "(which builds the network with `dontcare=True`)")
 
-# %% ../nbs/lib/00_core.ipynb #a7c0d512
+# %% ../nbs/lib/00_core.ipynb #c3990663190
 class AtSizes:
     "Base of what is wanted at several sizes: each is made once, and so is whatever is made of it"
     def __init__(self):
-        self._full, self._sizes, self._made = self, [], {}   # what this was resized from; to what; what was made of it
+        self.full, self._sizes, self._made = self, [], {}   # what this was resized from; to what; what was made of it
 
     def at(self, size:tuple[int, int]) -> 'AtSizes':
         "The same at another (height, width)"
@@ -141,7 +143,7 @@ class AtSizes:
         if (make, *args) not in self._made: self._made[make, *args] = make(self, *args)
         return self._made[make, *args]
 
-# %% ../nbs/lib/00_core.ipynb #2638cd40
+# %% ../nbs/lib/00_core.ipynb #c898807710
 class Cond(AtSizes):
     "All that a normalisation may look at; `at(size)` is the same at another size, nearest, made once"
     def __init__(self,
@@ -153,10 +155,11 @@ class Cond(AtSizes):
         regions:Tensor=None,  # [B,n_ids,nz] float, one style vector an image and class
         label:Tensor=None,    # [B] int64, one class an image; by default the commonest id of its mask
         maps:dict=None,       # further float maps [B,C,H,W] by name
+        instance:Tensor=None, # [B,H,W] int64, one number a thing
     ):
         super().__init__()
         if (seg is None) == (ids is None): raise ValueError("a Cond needs `ids`, or a float map `seg` in their place")
-        self.ids, self.encode, self.edges, self._seg = ids, encode, edges, seg
+        self.ids, self.encode, self.edges, self._seg, self.instance = ids, encode, edges, seg, instance
         self.style, self.regions, self._label, self.maps = style, regions, label, dict(maps or {})
     @property
     def size(self) -> tuple[int, int]: return tuple((self._seg if self.ids is None else self.ids).shape[-2:])
@@ -170,19 +173,39 @@ class Cond(AtSizes):
     @property
     def label(self) -> Tensor:
         "[B] one class id an image"
-        full = self._full
+        full = self.full
         if full._label is None:
             if full.ids is None: raise ValueError("this Cond has neither `label` nor `ids` to take it from")
             full._label = full.ids.flatten(1).mode(1).values
         return full._label
     def _resized(self, size) -> 'Cond':
         near, small = lambda t: None if t is None else resize_nearest(t, size), copy(self)
-        small.ids, small.edges = near(self.ids), near(self.edges)
+        small.ids, small.edges, small.instance = near(self.ids), near(self.edges), near(self.instance)
         small._seg = near(self._seg) if self.ids is None else None       # else it is made of the few ids
         small.maps, small._sizes, small._made = {k: near(v) for k, v in self.maps.items()}, [], {}
         return small
 
-# %% ../nbs/lib/00_core.ipynb #f524fd4d
+# %% ../nbs/lib/00_core.ipynb #c430530857
+_noise = ContextVar('noise', default=None)    # the `torch.Generator` of this thread, None for torch's own numbers
+
+@contextmanager
+def noise_from(
+    seed:int=None,  # of the noise; None: torch's own random numbers
+):
+    "Inside, `normal` draws by `seed`"
+    rng = None if seed is None else torch.Generator().manual_seed(seed)
+    token = _noise.set(rng)
+    try: yield rng
+    finally: _noise.reset(token)
+
+def normal(
+    shape,         # of the result
+    like:Tensor,   # gives dtype and device
+) -> Tensor:
+    "Normal random numbers, drawn on the CPU and then moved, inside `noise_from(seed)` by that seed"
+    return torch.randn(*shape, generator=_noise.get()).to(like)
+
+# %% ../nbs/lib/00_core.ipynb #c1826004719
 class MaskEncoder(nn.Module):
     "Base of the ways a mask becomes a float map: [B,H,W] ids in, `Cond` with a [B,nc,H,W] map out"
     pixelwise = False  # whether a pixel's channels depend on its own id and edge alone
@@ -216,12 +239,12 @@ class MaskEncoder(nn.Module):
 
     def forward(self, mask, instance=None, **parts) -> Cond:
         "The condition of `mask` (and `instance`, where `edges`) [H,W], [B,H,W] or [B,1,H,W]; `parts` are `Cond`'s"
-        ids, edges = self.ids(mask), None
+        ids = self.ids(mask)
         if self.edges and instance is None:
             raise ValueError("this network was built with an instance-edge channel; pass `instance=`, a map of "
                              "instance ids as large as the mask")
-        if self.edges: edges = instance_edges(as_ids(instance, 'map of instances').to(self._like.device))
-        return Cond(ids, self, edges, **parts)
+        if instance is not None: instance = as_ids(instance, 'map of instances').to(self._like.device)
+        return Cond(ids, self, instance_edges(instance) if self.edges else None, instance=instance, **parts)
 
 # %% ../nbs/lib/00_core.ipynb #c30134677
 class OneHot(MaskEncoder):

@@ -7,19 +7,20 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/generator.html.md"""
 # %% auto #0
 __all__ = ['layouts', 'SPADEResBlk', 'NearestUp', 'GrowingGenerator', 'SPADEGenerator']
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #52087b98
+# %% ../../nbs/lib/nets/03_generator.ipynb #c1896131113
 from functools import partial
 from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from fastcore.all import is_listy
 from ..core import *
 from ..core import plain
 from .norms import *
 from .spectral import *
 from .starts import *
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #ddb06737
+# %% ../../nbs/lib/nets/03_generator.ipynb #c2065071805
 class SPADEResBlk(nn.Module):
     "norm, LeakyReLU, conv, twice, plus shortcut: [B,ni,H,W] to [B,nf,H,W] (Park et al. 2019, Fig. 4)"
     def __init__(self,
@@ -31,11 +32,13 @@ class SPADEResBlk(nn.Module):
     ):
         super().__init__()
         mid = min(ni, nf)
-        self.conv_0 = weight_norm(nn.Conv2d(ni, mid, 3, padding=1))
-        self.conv_1 = weight_norm(nn.Conv2d(mid, nf, 3, padding=1))
-        self.norm_0, self.norm_1 = norm(ni), norm(mid)
-        self.conv_s = weight_norm(nn.Conv2d(ni, nf, 1, bias=False)) if ni != nf else None
-        self.norm_s = norm(ni) if ni != nf else None
+        norm_0, norm_1, norm_s = norm(ni), norm(mid), norm(ni) if ni != nf else None
+        seen = lambda n, norm: n + getattr(norm, 'appends', 0)       # channels behind a norm
+        self.conv_0 = weight_norm(nn.Conv2d(seen(ni, norm_0), mid, 3, padding=1))
+        self.conv_1 = weight_norm(nn.Conv2d(seen(mid, norm_1), nf, 3, padding=1))
+        self.norm_0, self.norm_1 = norm_0, norm_1
+        self.conv_s = weight_norm(nn.Conv2d(seen(ni, norm_s), nf, 1, bias=False)) if ni != nf else None
+        self.norm_s = norm_s
         self.act = nn.LeakyReLU(slope)
 
     def forward(self, x:Tensor, cond:Cond) -> Tensor:
@@ -63,7 +66,7 @@ def _multiple_of(scale:int, size):
     raise ValueError(f"a mask of {size[0]}×{size[1]} pixels does not fit {scale.bit_length() - 1} doublings; "
                      f"height and width must be multiples of {scale}, for example {near[0]}×{near[1]}")
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #e7583a50
+# %% ../../nbs/lib/nets/03_generator.ipynb #c3895103055
 class GrowingGenerator(nn.Module):
     "Base: needs `encode`, `start`, `blocks`, `ups`, `conv_img`, and `scale`: picture by first features in size"
     def start_size(self, size) -> tuple[int, int]:
@@ -86,11 +89,12 @@ class GrowingGenerator(nn.Module):
         return torch.randn(n, *shape, generator=rng).to(self.conv_img.weight) if shape else None
 
     def condition(self, mask, z=None, instance=None, maps=None) -> tuple[Cond, Tensor|None]:
-        "All that the layers may look at, and z, drawn where needed; z [B,nz] is a style, [B,n_ids,nz] one a class"
+        "All that the layers may look at, and z, drawn where needed: z [B,nz] is a style, [B,n_ids,nz] one a class, [B,nz,h,w] a map"
         ids = as_ids(mask)
         z = self.draw_z(ids.shape[0], ids.shape[-2:]) if z is None else plain(z).to(self.conv_img.weight)
-        part = {} if z is None else {2: dict(style=z), 3: dict(regions=z)}.get(z.ndim, {})
-        return self.encode(mask, instance, maps=maps, **part), z
+        kinds = {2: dict(style=z), 3: dict(regions=z), 4: dict(maps={**(maps or {}), 'z': z})}
+        part = {} if z is None else kinds.get(z.ndim, {})
+        return self.encode(mask, instance, **{'maps': maps, **part}), z
 
     def forward(self,
         mask,             # [H,W] or [B,H,W] integers: class ids
@@ -103,7 +107,7 @@ class GrowingGenerator(nn.Module):
         for block, up in zip(self.blocks, self.ups, strict=True): x = up(block(x, cond))
         return torch.tanh(self.conv_img(F.leaky_relu(x, .2)))
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #f8e52ba2
+# %% ../../nbs/lib/nets/03_generator.ipynb #c1981260404
 @remember_args
 class SPADEGenerator(GrowingGenerator):
     "Mask [B,H,W] of class ids to picture [B,3,H,W] in [-1,1] (Park et al. 2019, Sec. 3.2)"
@@ -113,7 +117,7 @@ class SPADEGenerator(GrowingGenerator):
         nf:int=64,                                 # unit of width
         mults:tuple=(16, 16, 16, 16, 8, 4, 2, 1),  # widths in units of `nf`: start, then after each block
         ups:tuple=(1, 0, 1, 1, 1, 1, 0),           # doublings after each block
-        norm=SPADE,                                # conditional norm, called with a channel count and `encode=`
+        norm=SPADE,                                # conditional norm, called with channels and `encode=`; or one a block
         encode=OneHot,                             # how a mask becomes a map, called with `n_classes`
         start=MapStart,                            # makes the first features, called with a channel count and `encode`
         up=NearestUp,                              # doubles a map, called with a channel count
@@ -127,8 +131,10 @@ class SPADEGenerator(GrowingGenerator):
         if min(widths) < 1: raise ValueError(f"nf={nf} times {min(mults)} is less than one channel; raise `nf`")
         self.n_classes, self.scale, self.encode = n_classes, 2**sum(ups), encode(n_classes)
         self.start = start(widths[0], self.encode)
-        block = partial(SPADEResBlk, norm=partial(norm, encode=self.encode), weight_norm=weight_norm)
-        self.blocks = nn.ModuleList(block(ni, no) for ni, no in pairwise(widths))
+        norms = list(norm) if is_listy(norm) else [norm]*len(ups)
+        if len(norms) != len(ups): raise ValueError(f"{len(norms)} norms for {len(ups)} blocks; pass one, or one a block")
+        block = lambda ni, no, norm: SPADEResBlk(ni, no, partial(norm, encode=self.encode), weight_norm)
+        self.blocks = nn.ModuleList(block(*o, norm) for o, norm in zip(pairwise(widths), norms, strict=True))
         doubled = lambda no, n: nn.Sequential(*(up(no) for _ in range(n)))
         self.ups = nn.ModuleList(doubled(*o) for o in zip(widths[1:], ups, strict=True))
         self.conv_img = nn.Conv2d(widths[-1], self.n_out, 3, padding=1)

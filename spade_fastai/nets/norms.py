@@ -38,9 +38,10 @@ def base_norm(
         raise ValueError(f"no base norm is called '{base}'; there are {', '.join(base_norms)}, or pass a class")
     return (base_norms[base] if isinstance(base, str) else base)(nf)
 
-# %% ../../nbs/lib/nets/00_norms.ipynb #92bceda4
+# %% ../../nbs/lib/nets/00_norms.ipynb #c1745521591
 class ConditionalNorm(nn.Module):
     "(1+gamma)·norm(x)+beta, [B,nf,H,W] to [B,nf,H,W]; a subclass says which gamma and beta"
+    appends = 0   # channels that a subclass puts behind the nf, for the convolution that follows
     def __init__(self,
         nf:int,        # channels of x
         encode=None,   # `MaskEncoder`: `encode.nc` map channels, `encode.n_ids` classes

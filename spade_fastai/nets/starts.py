@@ -41,9 +41,9 @@ class NoiseStart(nn.Module):
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor): return self.fc(z).view(z.shape[0], self.nf, *self.size)
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #9eb84e8c
+# %% ../../nbs/lib/nets/02_starts.ipynb #c1805774968
 class MapNoiseStart(nn.Module):
-    "First features from the map and z, [B,nz] repeated over the pixels or [B,nz,h,w], by a 3×3 conv: [B,nf,h,w]"
+    "First features from the map and z, [B,nz] repeated over the pixels or a field [B,nz,·,·], by a 3×3 conv: [B,nf,h,w]"
     def __init__(self,
         nf:int,                          # channels out
         encode,                          # gives the number of map channels
@@ -56,7 +56,7 @@ class MapNoiseStart(nn.Module):
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor):
         seg = cond.at(size).seg
-        z = z.to(seg.dtype) if z.ndim == 4 else z.to(seg.dtype)[..., None, None].expand(*z.shape, *size)
+        z = resize_nearest(z if z.ndim == 4 else z[..., None, None].expand(*z.shape, *size), size).to(seg.dtype)
         return self.fc(torch.cat([seg.expand(z.shape[0], -1, -1, -1), z], 1))
 
 class MapFieldStart(MapNoiseStart):
