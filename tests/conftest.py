@@ -27,7 +27,7 @@ def shared():
 def fixture(request):
     "Recorded numbers by name: from the repository where they are small, else from the folder `shared`"
     from parity import Fixture, folder_of
-    return lambda name: Fixture(folder_of(name, lambda: request.getfixturevalue('shared')))
+    return lambda name, **kw: Fixture(folder_of(name, lambda: request.getfixturevalue('shared')), **kw)
 
 @pytest.fixture(autouse=True)
 def same_start():

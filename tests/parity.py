@@ -14,7 +14,10 @@ def folder_of(name, shared):
     return here if here.is_dir() else shared()/'parity'/name
 
 class Fixture:
-    def __init__(self, folder):
+    """`key` says what the official code calls a tensor of ours, `ours` what we hold of the value it stores there, and
+    `lost` which of its names we have no tensor for"""
+    def __init__(self, folder, key=official_key, ours=lambda key, value: value, lost=lambda key: False):
+        self.key, self.ours, self.lost = key, ours, lost
         read = lambda name, reader, default: reader(folder/name) if (folder/name).exists() else default
         self.folder, self.cfg = folder, json.loads((folder/'config.json').read_text())
         self.hyper, self.t = self.cfg['hyper'], read('tensors.safetensors', load_file, {})
@@ -25,8 +28,9 @@ class Fixture:
 
     def load(self, net, state=None):
         "Official weights into our network; every key must fit"
-        names = {official_key(k): k for k in net.state_dict()}
-        net.load_state_dict({names[k]: v for k, v in (state or self.state).items()})
+        names = {self.key(k): k for k in net.state_dict()}
+        state = {k: v for k, v in (state or self.state).items() if not self.lost(k)}
+        net.load_state_dict({names[k]: self.ours(k, v) for k, v in state.items()})
         return net
 
     def cases(self): return sorted({k.split('/')[0] for k in self.t})
@@ -50,14 +54,14 @@ class Fixture:
             ins = {k.split('/')[2]: v for k, v in self.t.items() if k.startswith(f'{case}/in/')}
             for mode in self.cfg['modes']:
                 self.load(net).train(mode == 'train').zero_grad()
-                for k in grad_inputs: ins[k] = ins[k].detach().clone().requires_grad_()
+                for k in {*grad_inputs} & {*ins}: ins[k] = ins[k].detach().clone().requires_grad_()
                 outs = run(case, ins)
                 for name, o in outs.items():
                     self.close(o, f'{case}/{mode}/{name}'); n += 1
-                ours = {official_key(k): v for k, v in net.state_dict(keep_vars=True).items()}
+                ours = {self.key(k): v for k, v in net.state_dict(keep_vars=True).items()}
                 pre = f'{case}/{mode}/post/'
                 for k in self.t:
-                    if k.startswith(pre): self.close(ours[k[len(pre):]].float(), k); n += 1
+                    if k.startswith(pre) and not self.lost(k[len(pre):]): self.close(ours[k[len(pre):]].float(), k); n += 1
                 if f'{case}/{mode}/loss' not in self.t: continue
                 loss = sum((o*self.t[f'{case}/probe/{name}']).sum() for name, o in outs.items())
                 self.close(loss, f'{case}/{mode}/loss')
@@ -66,6 +70,7 @@ class Fixture:
                     kind, _, name = k.removeprefix(f'{case}/{mode}/').partition('/')
                     if not k.startswith(f'{case}/{mode}/grad'): continue
                     if kind == 'grad' and name in [f'input/{o}' for o in without]: continue
+                    if self.lost(name.removeprefix('param/')): continue
                     if kind == 'grad' and name.startswith('input/'): self.close(ins[name[6:]].grad, k)
                     elif kind == 'grad': self.close(ours[name.removeprefix('param/')].grad, k)
                     else:

@@ -7,12 +7,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/clade.html.md"""
 # %% auto #0
 __all__ = ['CLADE', 'own_place', 'CLADEICPE']
 
-# %% ../../nbs/lib/nets/06_clade.ipynb #c3339000183
+# %% ../../nbs/lib/nets/06_clade.ipynb #c1255970101
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
-from torch.nn import functional as F
 from ..core import *
 from .norms import *
 
@@ -63,17 +62,17 @@ def own_place(
     ids = cond.ids.cpu().numpy()
     return torch.from_numpy(np.stack([_own_place(o, skip) for o in ids])).to(cond.ids.device)
 
-# %% ../../nbs/lib/nets/06_clade.ipynb #c2411051067
+# %% ../../nbs/lib/nets/06_clade.ipynb #c977283069
 class CLADEICPE(CLADE):
     "`CLADE`, whose scale and shift depend on the place of a pixel in its region, too (Tan et al. 2021, Sec. 3.4)"
     def __init__(self, nf:int, encode, base='batch'):
         super().__init__(nf, encode, base)
-        self.place = nn.Parameter(torch.zeros(2, 2, 1, 1))                   # of scale and shift: down, right
-        self.place_bias = nn.Parameter(torch.zeros(2))
+        self.place_gamma, self.place_beta = nn.Conv2d(2, 1, 1), nn.Conv2d(2, 1, 1)
+        for p in (*self.place_gamma.parameters(), *self.place_beta.parameters()): nn.init.zeros_(p)
 
     def gamma_beta(self, cond, size):
         gamma, beta = super().gamma_beta(cond, size)
         place = cond.at(size).maps.get('place')                              # [B,2,h,w]
         if place is None: place = resize_nearest(cond.full.once(own_place), size)
-        g, b = F.conv2d(place.to(self.place.dtype), self.place, self.place_bias).chunk(2, 1)
-        return (1 + gamma)*(1 + g) - 1, beta*(1 + b)
+        place = place.to(gamma.dtype)
+        return (1 + gamma)*(1 + self.place_gamma(place)) - 1, beta*(1 + self.place_beta(place))
