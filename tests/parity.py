@@ -14,10 +14,11 @@ def folder_of(name, shared):
     return here if here.is_dir() else shared()/'parity'/name
 
 class Fixture:
-    """`key` says what the official code calls a tensor of ours, `ours` what we hold of the value it stores there, and
-    `lost` which of its names we have no tensor for"""
-    def __init__(self, folder, key=official_key, ours=lambda key, value: value, lost=lambda key: False):
-        self.key, self.ours, self.lost = key, ours, lost
+    """`key` says what the official code calls a tensor of ours, `parts` which pieces of it have names of their own there,
+    `ours` what we hold of the value it stores there, and `lost` which of its names we have no tensor for"""
+    def __init__(self, folder, key=official_key, ours=lambda key, value: value, lost=lambda key: False,
+                 parts=lambda key, value: {key: value}):
+        self.key, self.ours, self.lost, self.parts = key, ours, lost, parts
         read = lambda name, reader, default: reader(folder/name) if (folder/name).exists() else default
         self.folder, self.cfg = folder, json.loads((folder/'config.json').read_text())
         self.hyper, self.t = self.cfg['hyper'], read('tensors.safetensors', load_file, {})
@@ -28,10 +29,19 @@ class Fixture:
 
     def load(self, net, state=None):
         "Official weights into our network; every key must fit"
-        names = {self.key(k): k for k in net.state_dict()}
         state = {k: v for k, v in (state or self.state).items() if not self.lost(k)}
-        net.load_state_dict({names[k]: self.ours(k, v) for k, v in state.items()})
+        with torch.no_grad():
+            for name, piece in self.pieces(net.state_dict()).items():
+                value = self.ours(name, state.pop(name))
+                assert piece.shape == value.shape, name
+                piece.copy_(value)
+        assert not state, f'nothing of ours is called {list(state)}'
         return net
+
+    def pieces(self, tensors):
+        "Tensors of ours by official names"
+        named = {k: v for k, v in tensors.items() if not self.lost(self.key(k))}
+        return {name: piece for k, v in named.items() for name, piece in self.parts(self.key(k), v).items()}
 
     def cases(self): return sorted({k.split('/')[0] for k in self.t})
 
@@ -58,7 +68,7 @@ class Fixture:
                 outs = run(case, ins)
                 for name, o in outs.items():
                     self.close(o, f'{case}/{mode}/{name}'); n += 1
-                ours = {self.key(k): v for k, v in net.state_dict(keep_vars=True).items()}
+                ours = self.pieces(net.state_dict())
                 pre = f'{case}/{mode}/post/'
                 for k in self.t:
                     if k.startswith(pre) and not self.lost(k[len(pre):]): self.close(ours[k[len(pre):]].float(), k); n += 1
@@ -66,15 +76,16 @@ class Fixture:
                 loss = sum((o*self.t[f'{case}/probe/{name}']).sum() for name, o in outs.items())
                 self.close(loss, f'{case}/{mode}/loss')
                 loss.backward()
+                grads = self.pieces({k: p.grad for k, p in net.named_parameters()})
                 for k in self.t:
                     kind, _, name = k.removeprefix(f'{case}/{mode}/').partition('/')
                     if not k.startswith(f'{case}/{mode}/grad'): continue
                     if kind == 'grad' and name in [f'input/{o}' for o in without]: continue
                     if self.lost(name.removeprefix('param/')): continue
                     if kind == 'grad' and name.startswith('input/'): self.close(ins[name[6:]].grad, k)
-                    elif kind == 'grad': self.close(ours[name.removeprefix('param/')].grad, k)
+                    elif kind == 'grad': self.close(grads[name.removeprefix('param/')], k)
                     else:
-                        g = ours[name].grad
+                        g = grads[name]
                         self.close(torch.stack([g.sum(), g.norm(), g.abs().max()]), k)
                     n += 1
         return n

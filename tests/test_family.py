@@ -7,6 +7,8 @@ from spade_fastai.nets.norms import *
 from spade_fastai.nets.starts import *
 from spade_fastai.nets.generator import *
 from spade_fastai.nets.clade import *
+from spade_fastai.nets.sean import *
+from spade_fastai.nets import sean as sean_room
 from spade_fastai.nets.multi import *
 from spade_fastai.nets.spectral import *
 from spade_fastai.official import official_key
@@ -59,6 +61,81 @@ def test_own_place(fixture):
     for case in ('m0', 'm1'):
         cond = Cond(f.t[f'{case}/in/label'][:, 0])
         assert (own_place(cond, skip=(0,)) - f.t[f'{case}/dist_norm']).abs().max() <= 1e-5
+
+# SEAN: the recorded noise in place of random numbers
+
+def sean_key(key):
+    key = re.sub(r'\b(mlp_\w+)\.', r'Spade.\1.', key)
+    key = re.sub(r'\bstyle_(gamma|beta)\.', r'conv_\1.', key).replace('mix_', 'blending_')
+    key = re.sub(r'\bnoise$', 'noise_var', re.sub(r'\bnorm_(\w)\.', r'ace_\1.', key))
+    key = re.sub(r'^encoder\.layers\.', 'Zencoder.model.', re.sub(r'^layers\.', 'model.', key))
+    return official_key(key.removeprefix('generator.'))
+
+def each_class(key, value):
+    if not (m := re.search(r'\bfc\.(weight|bias)$', key)) or key.startswith('fc.') and value.ndim == 4: return {key: value}
+    if key == 'fc.bias' and value.ndim == 1: return {key: value}
+    return {key.replace('fc.', f'fc_mu{i}.'): v for i, v in enumerate(value)}
+
+def sean_lost(n_ids):
+    "Layers of classes that there are not, a norm that is never used, and what only we remember"
+    unused = lambda m: m and int(m[1]) >= n_ids
+    return lambda k: bool('Spade.param_free_norm' in k or unused(re.search(r'fc_mu(\d+)', k)) or re.search(r'(mean|seen)$', k)
+                          and 'running' not in k)
+
+def recorded_noise(monkeypatch, *draws):
+    "What the norms draw from now on"
+    draws = iter(draws)
+    monkeypatch.setattr(sean_room, 'normal', lambda shape, like: next(draws).reshape(shape))
+
+@pytest.mark.parametrize('name, norm, count', [('', partial(SEAN, nz=16), 61), ('_nostyle', SPADEPlusNoise, 31)])
+def test_sean_norm(fixture, monkeypatch, name, norm, count):
+    lost = sean_lost(5) if norm is not SPADEPlusNoise else lambda k: 'blending' in k or sean_lost(0)(k)
+    f = fixture(f'sean_ace{name}', key=sean_key, parts=each_class, lost=lost)
+    net = norm(f.hyper['norm_nc'], OneHot(5))
+    def run(case, i):
+        recorded_noise(monkeypatch, i['noise_nchw'])
+        return dict(out=net(i['x'], Cond(i['seg'].argmax(1), OneHot(5), regions=i.get('style_codes'))))
+    assert f.check(net, run, ('x', 'style_codes')) == count
+
+def test_sean_resblk(fixture, monkeypatch):
+    f = fixture('sean_resblk_learned', key=sean_key, parts=each_class, lost=sean_lost(5))
+    x, out = f.t['main/in/x'], f.t['main/eval/out']
+    net = SPADEResBlk(x.shape[1], out.shape[1], partial(SEAN, encode=OneHot(5), nz=16))
+    def run(case, i):
+        recorded_noise(monkeypatch, *(i[f'noise_{n}_nchw'] for n in range(3)))
+        return dict(out=net(i['x'], Cond(i['seg'].argmax(1), OneHot(5), regions=i['style_codes'])))
+    assert f.check(net, run, ('x', 'style_codes')) == 93
+
+def test_sean_style_encoder(fixture):
+    f = fixture('sean_style_encoder', key=sean_key, lost=sean_lost(5))
+    net = RegionEncoder(5, nz=12)
+    def run(case, i):
+        return dict(style_codes=net(i['image'], Cond(i['seg'].argmax(1)))[0], code_map=net.layers(i['image']))
+    assert f.check(net, run, ('image',)) == 15
+
+class Styled(torch.nn.Module):
+    "SEAN's generator and encoder as the official code has them, in one"
+    def __init__(self, h):
+        super().__init__()
+        norm, layout = partial(SEAN, nz=h['style_length']), layouts[h['num_upsampling_layers']]
+        norms = [norm]*(len(layout['ups']) - 1) + [SPADEPlusNoise]                       # no styles in the last block
+        self.generator = SPADEGenerator(h['label_nc'], nf=h['ngf'], norm=norms, **layout)
+        self.encoder = RegionEncoder(h['label_nc'], nz=h['style_length'])
+
+    def forward(self, image, label):
+        z, _ = self.encoder(image, self.generator.encode(label))
+        return dict(out=self.generator(label, z), style_codes=z)
+
+def test_sean_generator(fixture, monkeypatch):
+    lost = lambda k: bool(re.search(r'up_3\.ace_\w\.blending', k) or sean_lost(5)(k))
+    f = fixture('sean_generator', key=sean_key, parts=each_class, lost=lost)
+    net = Styled(f.hyper)
+    def run(case, i):
+        noise = [i[k].permute(0, 3, 2, 1) for k in sorted(i) if k.startswith('noise')]
+        if noise: recorded_noise(monkeypatch, *noise)
+        else: monkeypatch.setattr(sean_room, 'normal', lambda shape, like: torch.zeros(shape))
+        return net(i['image'], i['label'])
+    assert f.check(net, run, ('image',)) == 1006
 
 # Multi-SPADE: branches in the order of the recorded maps
 
