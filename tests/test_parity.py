@@ -204,8 +204,8 @@ def test_train_steps(fixture, way, dtype):
     learn.remove_cbs([ProgressCallback, Recorder])                  # fastai's Recorder cannot average float64
     learn.fit(1, cbs=NoValidation())
     exact = dtype is torch.float64
-    # Adam makes a whole step of a gradient that is zero but for rounding (one weight's is 1.5e-7 here). After that float32
-    # goes one of many ways; the clear one goes that of the recording, a sum in another order may not.
+    # Adam makes a whole step of a gradient that is zero but for rounding (one weight's is 1.5e-7 here). After that
+    # float32 goes one of many ways; the clear one goes that of the recording, a sum in another order may not.
     lasting = exact or way is not faster
     names = dict(gan='GAN', feat='GAN_Feat', crit_fake='D_Fake', crit_real='D_real')
     for i, terms in enumerate(learn.loss_terms.history):
