@@ -1,6 +1,7 @@
 "What all tests share. Set before torch and matplotlib are imported: few threads (the networks are tiny), no window."
 import os, random
-os.environ.setdefault('OMP_NUM_THREADS', str(min(2, os.cpu_count())))
+AT_ONCE = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))   # processes that share the tests among them
+os.environ.setdefault('OMP_NUM_THREADS', str(max(1, min(2, os.cpu_count()//AT_ONCE))))
 os.environ.setdefault('MPLBACKEND', 'Agg')
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # Without extras (pip install . pytest) what needs one is left out, and the rest runs
 NEEDS = dict(house='nbdev', project='nbdev', notebooks='nbdev', packaging='build', scenes='rasterio', types='mypy')
 collect_ignore = [f'test_{k}.py' for k, v in NEEDS.items() if not find_spec(v)]
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    "The whole suite runs in a process a core, at most four, where pytest-xdist is installed; `-n 0`: in one"
+    whole = config.args_source == config.ArgsSource.TESTPATHS
+    if whole and getattr(config.option, 'numprocesses', 0) is None and not config.option.usepdb:
+        config.option.numprocesses, config.option.dist = min(4, os.cpu_count()), 'worksteal'
 
 @pytest.fixture(scope='session')
 def root(): return ROOT
