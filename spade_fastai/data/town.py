@@ -7,8 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/town.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/02_town.ipynb #c82479276
+# %% ../../nbs/lib/data/02_town.ipynb #c3494255687
 import numpy as np
+from ..palette import LANDCOVER_CODES
 from .land import (BARREN, BUILDING, COLORS, LOW, NODATA, PAVED, ROAD, SHRUB, TREE, TREE_BUILDING,
                                     TREE_PAVED, TREE_ROAD, WATER, WETLAND, noise)
 
@@ -172,12 +173,22 @@ def shadows(land, slope=1.15, reach=7):
     steps = [(k, np.round(land.sun*k).astype(int)+reach) for k in range(1, reach+1)]
     return np.any([p[y:y+h,x:x+w] > land.height + k*slope for k,(y,x) in steps], 0)
 
-# %% ../../nbs/lib/data/02_town.ipynb #c74176482
-def paint(land, season=1.):
-    "The picture, uint8 [H,W,3]; `season` is how much light and colour cast vary from tile to tile"
-    base = COLORS[land.ids]
-    base[land.gaps] = .6*base[land.gaps] + .4*COLORS[land.under[land.gaps]]
+# %% ../../nbs/lib/data/02_town.ipynb #c864952985
+def tinted(land, tints):
+    "The colours of all classes [13,3] in this tile"
+    colors = COLORS.copy()
+    for name,some in (tints or {}).items():
+        if name not in LANDCOVER_CODES:
+            raise ValueError(f"tints has {name!r}; the classes are {', '.join(LANDCOVER_CODES)}")
+        colors[LANDCOVER_CODES.index(name)] = some[land.rng.integers(len(some))]
+    return colors
+
+def paint(land, season=1., tints=None):
+    "The picture, uint8 [H,W,3]; `season` is how much light and colour cast vary from tile to tile, `tints` what colours"
+    cast = land.rng.normal(1, .03*season) + land.rng.normal(0, .015*season, 3)
+    colors = tinted(land, tints)
+    base = colors[land.ids]
+    base[land.gaps] = .6*base[land.gaps] + .4*colors[land.under[land.gaps]]
     rgb = base*land.tone
     rgb[shadows(land)] *= (.68,.71,.77)
-    cast = land.rng.normal(1, .03*season) + land.rng.normal(0, .015*season, 3)
     return np.clip(rgb*cast, 0, 255).round().astype(np.uint8)
