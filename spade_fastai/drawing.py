@@ -70,14 +70,14 @@ def _style_picture(style) -> Tensor:
     if isinstance(style, Tensor) and style.is_floating_point(): return plain(style)[None]
     return torch.from_numpy(np.array(open_image(style))).permute(2, 0, 1)[None]/127.5 - 1
 
-# %% ../nbs/lib/02_drawing.ipynb #b6976318
+# %% ../nbs/lib/02_drawing.ipynb #c2379968267
 def _is_z(style) -> bool:
     return isinstance(style, Tensor) and style.is_floating_point() and (style.ndim < 3 or len(style) != 3)
 
 def style_z(
     style,                # picture (file, PIL picture, uint8 array, float tensor [3,H,W] in [-1,1]) or z [nz] or [1,nz]
     encoder:nn.Module,    # reads a style from a picture; None if there is none
-    seed:int=None,        # of a draw from around mu; None: mu itself
+    seed:int=None,        # of a draw from around mu, where there is one; None: mu itself
     cond:Cond=None,       # the mask of the picture, for an encoder that looks at it
 ) -> Tensor:              # [1,nz]; or [1,n_ids,nz] of an encoder by regions
     "The style vector of a picture, or the given one"
@@ -86,9 +86,7 @@ def style_z(
         raise ValueError("this network has no encoder that could read a style from a picture; train one with "
                          "`spade_learner(dls, encoder={})`, or pass a vector z as `style`")
     with eval_mode(encoder): z, terms = encoder(_style_picture(style).to(next(encoder.parameters()).device), cond)
-    if seed is None: return z
-    if 'mu' not in terms or 'logvar' not in terms:
-        raise ValueError(f"{type(encoder).__name__} tells no mu and logvar to draw from; leave out `seed`, or `style`")
+    if seed is None or 'mu' not in terms or 'logvar' not in terms: return z      # the style itself
     return reparameterize(terms['mu'], terms['logvar'], torch.Generator().manual_seed(seed))
 
 # %% ../nbs/lib/02_drawing.ipynb #3b39d327
@@ -115,7 +113,7 @@ def drawn_z(
     cond = None if _is_z(style) else Cond(generator.encode.ids(its_ids), generator.encode)
     return style_z(style, encoder, seed, cond)
 
-# %% ../nbs/lib/02_drawing.ipynb #a55deef8
+# %% ../nbs/lib/02_drawing.ipynb #c3730150720
 def generate(
     generator:nn.Module,  # a `SPADEGenerator`, or another that keeps to its protocol
     mask,                 # [H,W] class ids: file, PIL picture, array or tensor; or a list of these
@@ -140,7 +138,8 @@ def generate(
     given = dict(instance=None if instance is None else _instance_ids(instance, size),
                  maps=None if maps is None else _float_maps(maps, size, device))
     if z is None or style is not None: z = drawn_z(generator, ids, seed, style, reader, encoder)
-    with eval_mode(generator): pic = generator(ids[None], z, **{k: v for k, v in given.items() if v is not None})
+    given = {k: v for k, v in given.items() if v is not None}
+    with eval_mode(generator), noise_from(seed): pic = generator(ids[None], z, **given)
     return PILImage.create(((pic[0].float().cpu() + 1)*127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 # %% ../nbs/lib/02_drawing.ipynb #bd7f41d3

@@ -14,8 +14,8 @@ def folder_of(name, shared):
     return here if here.is_dir() else shared()/'parity'/name
 
 class Fixture:
-    """`key` says what the official code calls a tensor of ours, `parts` which pieces of it have names of their own there,
-    `ours` what we hold of the value it stores there, and `lost` which of its names we have no tensor for"""
+    """`key` says what the official code calls a tensor of ours, `parts` which pieces of it have names there, `ours` what we
+    hold of the value that it stores there, and `lost` which of its names we have no tensor for"""
     def __init__(self, folder, key=official_key, ours=lambda key, value: value, lost=lambda key: False,
                  parts=lambda key, value: {key: value}):
         self.key, self.ours, self.lost, self.parts = key, ours, lost, parts
@@ -71,7 +71,8 @@ class Fixture:
                 ours = self.pieces(net.state_dict())
                 pre = f'{case}/{mode}/post/'
                 for k in self.t:
-                    if k.startswith(pre) and not self.lost(k[len(pre):]): self.close(ours[k[len(pre):]].float(), k); n += 1
+                    name = k[len(pre):]
+                    if k.startswith(pre) and not self.lost(name): self.close(ours[name].float(), k); n += 1
                 if f'{case}/{mode}/loss' not in self.t: continue
                 loss = sum((o*self.t[f'{case}/probe/{name}']).sum() for name, o in outs.items())
                 self.close(loss, f'{case}/{mode}/loss')

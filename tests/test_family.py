@@ -1,7 +1,7 @@
 "The rest of the family against numbers recorded from the official code: outputs in both modes, buffers, and gradients"
 import re
 from functools import partial
-import pytest, torch
+import numpy as np, pytest, torch
 from spade_fastai.core import *
 from spade_fastai.nets.norms import *
 from spade_fastai.nets.starts import *
@@ -12,6 +12,8 @@ from spade_fastai.nets import sean as sean_room
 from spade_fastai.nets.multi import *
 from spade_fastai.nets.spectral import *
 from spade_fastai.official import official_key
+from fastai.vision.all import TensorMask
+from test_own_parts import N_CLASSES, data, style_of, whole_way
 
 # CLADE
 
@@ -21,7 +23,8 @@ def clade_key(key):
     key = re.sub(r'\b(gamma|beta)\.weight$', table, key)
     return re.sub(r'\bplace_(gamma|beta)\.', lambda m: f"class_specified_affine.dist_conv_{'wb'[m[1] == 'beta']}.", key)
 
-clade = dict(key=clade_key, ours=lambda key, value: value - 1 if key.endswith('class_specified_affine.weight') else value)
+scale = lambda key: key.endswith('class_specified_affine.weight')                         # ours is the distance from 1
+clade = dict(key=clade_key, ours=lambda key, value: value - 1 if scale(key) else value)
 
 def clade_cond(i, edges):
     "Ids of the recorded one-hot map, whose last channel is the edges where there are such"
@@ -53,7 +56,8 @@ def test_clade_generator(fixture, name, norm, count):
     h = f.hyper
     encode = partial(OneHot, dontcare=h['contain_dontcare_label'], edges=not h['no_instance'])
     net = SPADEGenerator(h['label_nc'], nf=h['ngf'], norm=norm, encode=encode, **layouts[h['num_upsampling_layers']])
-    def run(case, i): return dict(out=net(i['label'], None, i.get('instance'), {'place': i['dist']} if 'dist' in i else None))
+    maps = lambda i: {'place': i['dist']} if 'dist' in i else None
+    run = lambda case, i: dict(out=net(i['label'], None, i.get('instance'), maps(i)))
     assert f.check(net, run, ('dist',) if norm is CLADEICPE else ()) == count
 
 def test_own_place(fixture):
@@ -72,15 +76,15 @@ def sean_key(key):
     return official_key(key.removeprefix('generator.'))
 
 def each_class(key, value):
-    if not (m := re.search(r'\bfc\.(weight|bias)$', key)) or key.startswith('fc.') and value.ndim == 4: return {key: value}
-    if key == 'fc.bias' and value.ndim == 1: return {key: value}
+    start = key == 'fc.weight' and value.ndim == 4 or key == 'fc.bias' and value.ndim == 1
+    if start or not re.search(r'\bfc\.(weight|bias)$', key): return {key: value}
     return {key.replace('fc.', f'fc_mu{i}.'): v for i, v in enumerate(value)}
 
 def sean_lost(n_ids):
     "Layers of classes that there are not, a norm that is never used, and what only we remember"
     unused = lambda m: m and int(m[1]) >= n_ids
-    return lambda k: bool('Spade.param_free_norm' in k or unused(re.search(r'fc_mu(\d+)', k)) or re.search(r'(mean|seen)$', k)
-                          and 'running' not in k)
+    mine = lambda k: k.split('.')[-1] in ('mean', 'seen')
+    return lambda k: bool('Spade.param_free_norm' in k or unused(re.search(r'fc_mu(\d+)', k)) or mine(k))
 
 def recorded_noise(monkeypatch, *draws):
     "What the norms draw from now on"
@@ -140,13 +144,15 @@ def test_sean_generator(fixture, monkeypatch):
 # Multi-SPADE: branches in the order of the recorded maps
 
 def multi_key(key):
-    key = re.sub(r'branches\.m(\d)\.(?:layers|convs)\.(\d)\.', lambda m: f'mlps.{m[1]}.{min(int(m[2]), 1)}.layers.conv.', key)
+    nth = lambda m: f'mlps.{m[1]}.{min(int(m[2]), 1)}.layers.conv.'
+    key = re.sub(r'branches\.m(\d)\.(?:layers|convs)\.(\d)\.', nth, key)
     key = re.sub(r'branches\.m(\d)\.shared\.0\.', r'mlps.\1.0.layers.conv.', key)
     key = re.sub(r'branches\.m(\d)\.(gamma|beta)\.', r'\2s.\1.layers.conv.', key)
     key = re.sub(r'^(conv|norm)_(\w)\.', lambda m: f"conv_block_{m[2]}.layers.{m[1]}.", key)
     return official_key(key).replace('param_free_norm', 'norm')
 
-def maps_of(i): return Cond(seg=torch.zeros(len(i['x']), 1, 24, 32), maps={f'm{k[4]}': v for k, v in i.items() if k.startswith('cond')})
+def maps_of(i):
+    return Cond(seg=torch.zeros(len(i['x']), 1, 24, 32), maps={f'm{k[4]}': v for k, v in i.items() if k[:4] == 'cond'})
 
 def branches_of(h, branch=MapBranch):
     "The branches of a recorded norm, by its hyperparameters"
@@ -169,3 +175,38 @@ def test_multispade_resblk(fixture):
     net = SPADEResBlk(f.hyper['fin'], f.hyper['fout'], norm)
     net.conv_s = spectral(torch.nn.Conv2d(f.hyper['fin'], f.hyper['fout'], 1))       # theirs has a bias
     assert f.check(net, lambda case, i: dict(out=net(i['x'], maps_of(i))), ('x', 'cond0', 'cond1', 'cond2')) == 42
+
+# Each is trained, drawn, saved, loaded and exported, and needs no more than its name
+
+def guide_of(mask, picture):
+    "Half of the picture, and where it is known"
+    guide = TensorMap(torch.cat([picture, torch.ones_like(picture[:1])])*(torch.arange(16) < 8))
+    guide.name = 'guide'
+    return guide
+
+def things_of(mask, picture): return TensorInstance(torch.arange(16).view(4, 4).repeat_interleave(4, 0).repeat_interleave(4, 1))
+
+edged = partial(OneHot, edges=True)
+guided = dict(mask=partial(MapBranch, hidden=8), guide=partial(PartialBranch, nc=4, hidden=8))
+sean = partial(SEAN, hidden=8, nz=4)
+variants = dict(
+    CLADE      = (dict(generator=dict(norm=CLADE)), {}),
+    ICPE       = (dict(generator=dict(norm=CLADEICPE)), {}),
+    edges      = (dict(generator=dict(norm=CLADEICPE, encode=edged), critic=dict(encode=edged)), dict(instance=things_of)),
+    SEAN       = (dict(generator=dict(start=MapStart, norm=sean)), dict(style=style_of)),
+    last_plain = (dict(generator=dict(norm=(sean, partial(SPADEPlusNoise, hidden=8)))), dict(style=style_of)),
+    MultiSPADE = (dict(generator=dict(norm=partial(MultiSPADE, maps=guided))), dict(guide=guide_of)))
+
+@pytest.mark.parametrize('name', variants)
+def test_the_whole_way(tmp_path, name):
+    parts, others = variants[name]
+    dls, (mask, *more, _) = data(**others)
+    if 'style' in others: parts = dict(parts, encoder=RegionEncoder(N_CLASSES, nf=4, nz=4))
+    draw = dict(zip(others, more, strict=True))
+    if 'guide' in draw: draw = dict(maps=draw)
+    style = draw.pop('style', None)
+    if style is not None: draw['z'] = torch.rand(1, N_CLASSES, 4)
+    learn, by_z = whole_way(tmp_path, dls, mask, draw=draw, **parts)
+    if style is not None: assert (np.array(learn.generate(mask, style=style, seed=3)) != by_z).any()
+    norms = [type(m) for m in learn.model.generator.modules() if isinstance(m, ConditionalNorm)]
+    assert len({*norms}) == (2 if name == 'last_plain' else 1) and SPADE not in norms

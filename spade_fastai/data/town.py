@@ -173,7 +173,7 @@ def shadows(land, slope=1.15, reach=7):
     steps = [(k, np.round(land.sun*k).astype(int)+reach) for k in range(1, reach+1)]
     return np.any([p[y:y+h,x:x+w] > land.height + k*slope for k,(y,x) in steps], 0)
 
-# %% ../../nbs/lib/data/02_town.ipynb #c864952985
+# %% ../../nbs/lib/data/02_town.ipynb #c3203275090
 def tinted(land, tints):
     "The colours of all classes [13,3] in this tile"
     colors = COLORS.copy()
@@ -184,7 +184,7 @@ def tinted(land, tints):
     return colors
 
 def paint(land, season=1., tints=None):
-    "The picture, uint8 [H,W,3]; `season` is how much light and colour cast vary from tile to tile, `tints` what colours"
+    "The picture, uint8 [H,W,3]; `season` is how much light and cast vary from tile to tile, `tints` what colours"
     cast = land.rng.normal(1, .03*season) + land.rng.normal(0, .015*season, 3)
     colors = tinted(land, tints)
     base = colors[land.ids]

@@ -66,7 +66,7 @@ def _multiple_of(scale:int, size):
     raise ValueError(f"a mask of {size[0]}×{size[1]} pixels does not fit {scale.bit_length() - 1} doublings; "
                      f"height and width must be multiples of {scale}, for example {near[0]}×{near[1]}")
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #c3895103055
+# %% ../../nbs/lib/nets/03_generator.ipynb #c1561669408
 class GrowingGenerator(nn.Module):
     "Base: needs `encode`, `start`, `blocks`, `ups`, `conv_img`, and `scale`: picture by first features in size"
     def start_size(self, size) -> tuple[int, int]:
@@ -89,7 +89,7 @@ class GrowingGenerator(nn.Module):
         return torch.randn(n, *shape, generator=rng).to(self.conv_img.weight) if shape else None
 
     def condition(self, mask, z=None, instance=None, maps=None) -> tuple[Cond, Tensor|None]:
-        "All that the layers may look at, and z, drawn where needed: z [B,nz] is a style, [B,n_ids,nz] one a class, [B,nz,h,w] a map"
+        "What the layers may look at, and z, drawn where needed: [B,nz] a style, [B,n_ids,nz] one a class, or a map"
         ids = as_ids(mask)
         z = self.draw_z(ids.shape[0], ids.shape[-2:]) if z is None else plain(z).to(self.conv_img.weight)
         kinds = {2: dict(style=z), 3: dict(regions=z), 4: dict(maps={**(maps or {}), 'z': z})}
@@ -107,7 +107,7 @@ class GrowingGenerator(nn.Module):
         for block, up in zip(self.blocks, self.ups, strict=True): x = up(block(x, cond))
         return torch.tanh(self.conv_img(F.leaky_relu(x, .2)))
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #c1981260404
+# %% ../../nbs/lib/nets/03_generator.ipynb #c442530725
 @remember_args
 class SPADEGenerator(GrowingGenerator):
     "Mask [B,H,W] of class ids to picture [B,3,H,W] in [-1,1] (Park et al. 2019, Sec. 3.2)"
@@ -117,7 +117,7 @@ class SPADEGenerator(GrowingGenerator):
         nf:int=64,                                 # unit of width
         mults:tuple=(16, 16, 16, 16, 8, 4, 2, 1),  # widths in units of `nf`: start, then after each block
         ups:tuple=(1, 0, 1, 1, 1, 1, 0),           # doublings after each block
-        norm=SPADE,                                # conditional norm, called with channels and `encode=`; or one a block
+        norm=SPADE,                                # makes a conditional norm of channels and `encode=`; or one a block
         encode=OneHot,                             # how a mask becomes a map, called with `n_classes`
         start=MapStart,                            # makes the first features, called with a channel count and `encode`
         up=NearestUp,                              # doubles a map, called with a channel count
@@ -132,7 +132,7 @@ class SPADEGenerator(GrowingGenerator):
         self.n_classes, self.scale, self.encode = n_classes, 2**sum(ups), encode(n_classes)
         self.start = start(widths[0], self.encode)
         norms = list(norm) if is_listy(norm) else [norm]*len(ups)
-        if len(norms) != len(ups): raise ValueError(f"{len(norms)} norms for {len(ups)} blocks; pass one, or one a block")
+        if len(norms) != len(ups): raise ValueError(f"{len(norms)} norms for {len(ups)} blocks; pass one, or as many")
         block = lambda ni, no, norm: SPADEResBlk(ni, no, partial(norm, encode=self.encode), weight_norm)
         self.blocks = nn.ModuleList(block(*o, norm) for o, norm in zip(pairwise(widths), norms, strict=True))
         doubled = lambda no, n: nn.Sequential(*(up(no) for _ in range(n)))

@@ -7,8 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/sean.html.md"""
 # %% auto #0
 __all__ = ['SPADEPlusNoise', 'ClassLinear', 'SEAN', 'region_means', 'RegionEncoder']
 
-# %% ../../nbs/lib/nets/07_sean.ipynb #c2689782176
-from functools import partial
+# %% ../../nbs/lib/nets/07_sean.ipynb #c3919685304
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -85,7 +84,7 @@ def region_means(
     count = where.flatten().bincount(minlength=B*n_ids).clamp(min=1)
     return (sums/count[:, None]).view(B, n_ids, C)
 
-# %% ../../nbs/lib/nets/07_sean.ipynb #c3411415069
+# %% ../../nbs/lib/nets/07_sean.ipynb #c926607841
 @remember_args
 class RegionEncoder(nn.Module):
     "A style code for each class of a picture: [B,3,H,W] to [B,n_ids,nz], all in [-1,1] (Zhu et al. 2020, Sec. 3.1)"
@@ -95,7 +94,7 @@ class RegionEncoder(nn.Module):
         nz:int=512,     # length of a code
     ):
         super().__init__()
-        self.n_ids, self.nz = n_ids, nz
+        self.n_ids = n_ids
         after = lambda n: [base_norm(n, 'instance'), nn.LeakyReLU(.2)]
         down = lambda ni, no: [nn.Conv2d(ni, no, 3, stride=2, padding=1), *after(no)]
         self.layers = nn.Sequential(
@@ -121,7 +120,7 @@ class RegionEncoder(nn.Module):
         there = F.one_hot(ids.flatten(1), self.n_ids).any(1).to(z.dtype)             # [B,n_ids]
         self.seen += (n := there.sum(0))
         now = torch.einsum('bc,bcz->cz', there, z)/n.clamp(min=1)[:, None]           # the mean of this batch
-        self.mean += (n/self.seen.clamp(1, 1000))[:, None]*(now - self.mean)         # of all, later of the last thousand
+        self.mean += (n/self.seen.clamp(1, 1000))[:, None]*(now - self.mean)         # of all, later of a thousand
 
     def complete(self,
         z:Tensor,     # [B,n_ids,nz]

@@ -41,9 +41,9 @@ class NoiseStart(nn.Module):
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor): return self.fc(z).view(z.shape[0], self.nf, *self.size)
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #c1805774968
+# %% ../../nbs/lib/nets/02_starts.ipynb #c602703316
 class MapNoiseStart(nn.Module):
-    "First features from the map and z, [B,nz] repeated over the pixels or a field [B,nz,·,·], by a 3×3 conv: [B,nf,h,w]"
+    "First features from the map and z, [B,nz] repeated over the pixels or [B,nz,·,·], by a 3×3 conv: [B,nf,h,w]"
     def __init__(self,
         nf:int,                          # channels out
         encode,                          # gives the number of map channels
