@@ -39,8 +39,8 @@ def to_config(o):
     if o is None or isinstance(o, (bool, int, float, str)): return o
     return {'name': name_of(o)}
 
-# %% ../nbs/lib/03_saving.ipynb #c1867313236
-_nets = 'norms spectral starts generator critic encoder clade sean multi'.split()
+# %% ../nbs/lib/03_saving.ipynb #c55532097
+_nets = 'norms spectral starts generator critic encoder clade sean multi inade'.split()
 _rooms = ['core', *(f'nets.{o}' for o in _nets)]
 _ours = tuple(f'spade_fastai.{o}' for o in _rooms)
 

@@ -14,8 +14,8 @@ def folder_of(name, shared):
     return here if here.is_dir() else shared()/'parity'/name
 
 class Fixture:
-    """`key` says what the official code calls a tensor of ours, `parts` which pieces of it have names there, `ours` what we
-    hold of the value that it stores there, and `lost` which of its names we have no tensor for"""
+    """`key` says what the official code calls a tensor of ours, `parts` which pieces of it have names there, `ours`
+    what we hold of the value that it stores there, and `lost` which of its names we have no tensor for"""
     def __init__(self, folder, key=official_key, ours=lambda key, value: value, lost=lambda key: False,
                  parts=lambda key, value: {key: value}):
         self.key, self.ours, self.lost, self.parts = key, ours, lost, parts

@@ -10,9 +10,9 @@ from spade_fastai.nets.clade import *
 from spade_fastai.nets.sean import *
 from spade_fastai.nets import sean as sean_room
 from spade_fastai.nets.multi import *
+from spade_fastai.nets.inade import *
 from spade_fastai.nets.spectral import *
 from spade_fastai.official import official_key
-from fastai.vision.all import TensorMask
 from test_own_parts import N_CLASSES, data, style_of, whole_way
 
 # CLADE
@@ -184,7 +184,8 @@ def guide_of(mask, picture):
     guide.name = 'guide'
     return guide
 
-def things_of(mask, picture): return TensorInstance(torch.arange(16).view(4, 4).repeat_interleave(4, 0).repeat_interleave(4, 1))
+def rooms_of(mask, picture):
+    return TensorInstance(torch.arange(16).view(4, 4).repeat_interleave(4, 0).repeat_interleave(4, 1))
 
 edged = partial(OneHot, edges=True)
 guided = dict(mask=partial(MapBranch, hidden=8), guide=partial(PartialBranch, nc=4, hidden=8))
@@ -192,7 +193,10 @@ sean = partial(SEAN, hidden=8, nz=4)
 variants = dict(
     CLADE      = (dict(generator=dict(norm=CLADE)), {}),
     ICPE       = (dict(generator=dict(norm=CLADEICPE)), {}),
-    edges      = (dict(generator=dict(norm=CLADEICPE, encode=edged), critic=dict(encode=edged)), dict(instance=things_of)),
+    edges      = (dict(generator=dict(norm=CLADEICPE, encode=edged), critic=dict(encode=edged)),
+                  dict(instance=rooms_of)),
+    INADE      = (dict(generator=dict(norm=partial(INADE, nz=4))), {}),
+    rooms      = (dict(generator=dict(norm=partial(INADE, nz=4), encode=edged)), dict(instance=rooms_of)),
     SEAN       = (dict(generator=dict(start=MapStart, norm=sean)), dict(style=style_of)),
     last_plain = (dict(generator=dict(norm=(sean, partial(SPADEPlusNoise, hidden=8)))), dict(style=style_of)),
     MultiSPADE = (dict(generator=dict(norm=partial(MultiSPADE, maps=guided))), dict(guide=guide_of)))
