@@ -6,13 +6,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/core.html.md"""
 
 # %% auto #0
 __all__ = ['TensorInstance', 'TensorStyle', 'TensorMap', 'Inputs', 'inputs_of', 'nearest_index', 'resize_nearest',
-           'instance_edges', 'as_ids', 'Cond', 'noise_from', 'normal', 'MaskEncoder', 'OneHot', 'ClassEmbed', 'Scalar',
-           'remember_args', 'saveable']
+           'instance_edges', 'as_ids', 'Cond', 'MaskEncoder', 'OneHot', 'ClassEmbed', 'Scalar', 'remember_args',
+           'saveable']
 
-# %% ../nbs/lib/00_core.ipynb #c915668015
+# %% ../nbs/lib/00_core.ipynb #c3789829676
 import functools, inspect
-from contextlib import contextmanager
-from contextvars import ContextVar
 from copy import copy
 from typing import NamedTuple
 import numpy as np
@@ -184,26 +182,6 @@ class Cond(AtSizes):
         small._seg = near(self._seg) if self.ids is None else None       # else it is made of the few ids
         small.maps, small._sizes, small._made = {k: near(v) for k, v in self.maps.items()}, [], {}
         return small
-
-# %% ../nbs/lib/00_core.ipynb #c430530857
-_noise = ContextVar('noise', default=None)    # the `torch.Generator` of this thread, None for torch's own numbers
-
-@contextmanager
-def noise_from(
-    seed:int=None,  # of the noise; None: torch's own random numbers
-):
-    "Inside, `normal` draws by `seed`"
-    rng = None if seed is None else torch.Generator().manual_seed(seed)
-    token = _noise.set(rng)
-    try: yield rng
-    finally: _noise.reset(token)
-
-def normal(
-    shape,         # of the result
-    like:Tensor,   # gives dtype and device
-) -> Tensor:
-    "Normal random numbers, drawn on the CPU and then moved, inside `noise_from(seed)` by that seed"
-    return torch.randn(*shape, generator=_noise.get()).to(like)
 
 # %% ../nbs/lib/00_core.ipynb #c1826004719
 class MaskEncoder(nn.Module):

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/drawing.html.md"""
 # %% auto #0
 __all__ = ['style_z', 'generate', 'show_styles', 'interpolate', 'SpadeDrawer']
 
-# %% ../nbs/lib/02_drawing.ipynb #0beee068
+# %% ../nbs/lib/02_drawing.ipynb #c766549137
 from contextlib import contextmanager
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastai.vision.all import PILImage
 from fastcore.all import delegates, is_listy
 from .core import *
+from .noise import *
 from .core import plain
 from .palette import *
 from .data.masks import *

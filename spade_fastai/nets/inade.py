@@ -7,12 +7,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/inade.html.md"""
 # %% auto #0
 __all__ = ['things_of', 'noise_of_things', 'INADE']
 
-# %% ../../nbs/lib/nets/10_inade.ipynb #c922955531
+# %% ../../nbs/lib/nets/10_inade.ipynb #c1610926832
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
 from ..core import *
+from ..noise import *
 from .norms import *
 
 # %% ../../nbs/lib/nets/10_inade.ipynb #c1441800379

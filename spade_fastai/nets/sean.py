@@ -7,11 +7,12 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/sean.html.md"""
 # %% auto #0
 __all__ = ['SPADEPlusNoise', 'ClassLinear', 'SEAN', 'region_means', 'RegionEncoder']
 
-# %% ../../nbs/lib/nets/07_sean.ipynb #c3919685304
+# %% ../../nbs/lib/nets/07_sean.ipynb #c3826465327
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
+from ..noise import *
 from ..core import plain
 from .norms import *
 from .spectral import *
