@@ -38,14 +38,14 @@ def first_bytes(fn, what='file', n=64) -> bytes:
 
 def stream(fn): return io.BytesIO(fn) if isinstance(fn, bytes) else open(fn, 'rb')
 
-# %% ../../nbs/lib/data/03a_signatures.ipynb #c955707457
+# %% ../../nbs/lib/data/03a_signatures.ipynb #c2753329283
 PICTURES = dict(PNG=rb'\x89PNG\r\n\x1a\n', JPEG=rb'\xff\xd8\xff', TIFF=rb'II[*+]\0|MM\0[*+]', GIF=rb'GIF8[79]a',
     BMP=rb'BM', WEBP=rb'RIFF....WEBP', JPEG2000=rb'\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51', HFA=rb'EHFA_HEADER_TAG',
     AVIF=rb'....ftyp(avif|avis|(mif1|msf1).*avif)', PPM=rb'P[1-6fFy]\s', SGI=rb'\x01\xda', SUN=rb'\x59\xa6\x6a\x95')
 DRIVERS = dict(PNG='PNG', JPEG='JPEG', TIFF='GTiff', GIF='GIF', BMP='BMP', WEBP='WEBP', JPEG2000='JP2OpenJPEG',
     HFA='HFA')
 OTHERS = {'PostScript': rb'%!PS|\xc5\xd0\xd3\xc6', 'a PDF': rb'%PDF', 'a pointer of Git LFS': rb'version http',
-    'XML or HTML, which may point to other files and servers': rb'(\xef\xbb\xbf)?\s*<', 'HDF5': rb'\x89HDF\r\n',
+    'XML or HTML (it may point to other files and servers)': rb'(\xef\xbb\xbf)?\s*<', 'HDF5': rb'\x89HDF\r\n',
     'a HEIF photo': rb'....ftyp', 'a NumPy file': rb'\x93NUMPY', 'an archive': rb'PK|\x1f\x8b|Rar!|7z\xbc\xaf|BZh',
     'a metafile of Windows': rb'\xd7\xcd\xc6\x9a|\x01\0\0\0.{36} EMF', 'an icon': rb'\0\0[\x01\x02]\0',
     'a GRIB file': rb'GRIB'}
@@ -61,8 +61,8 @@ def kind_of_file(fn, what='file') -> str:
     if not head: raise unreadable(fn, what, "it is empty")
     if other == 'a pointer of Git LFS':
         raise unreadable(fn, what, "it is only a pointer of Git LFS (run `git lfs pull`)")
-    why = f"it is {other}" if other else f"its first bytes, {head[:8]!r}, are those of no picture that is read here"
-    raise unreadable(fn, what, why, f"save it as PNG or TIFF, or take it out; {', '.join(PICTURES)} are read")
+    why = f"it is {other}" if other else f"it begins with {head[:8]!r}"
+    raise unreadable(fn, what, f"{why}, which is no picture (PNG, TIFF, JPEG, BMP, GIF, WebP …)")
 
 # %% ../../nbs/lib/data/03a_signatures.ipynb #c897089307
 class Facts(NamedTuple):
