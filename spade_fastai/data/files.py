@@ -7,11 +7,12 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/files.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/06_files.ipynb #c610150952
+# %% ../../nbs/lib/data/06_files.ipynb #c2927835346
 import io
 from collections import namedtuple
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 import numpy as np
 from PIL.ImageFile import ImageFile
 from fastai.vision.all import Image, L, Path, first, get_files, image_extensions
@@ -35,7 +36,7 @@ def first_few(o, n=4):
     "The first `n` of `o`, for a message"
     return ', '.join(str(x) for x in list(o)[:n]) + (' …' if len(o) > n else '')
 
-# %% ../../nbs/lib/data/06_files.ipynb #c2279738894
+# %% ../../nbs/lib/data/06_files.ipynb #c3011768977
 def opened(fn, what, load=False):
     "The picture in file `fn`, its pixels too if `load`; a file that is broken, turned or of several pictures is named"
     facts, name = look_into(fn, what), f'{what} {file_name(fn)}'
@@ -46,11 +47,16 @@ def opened(fn, what, load=False):
     try:
         im = Image.open(io.BytesIO(fn) if isinstance(fn, bytes) else fn, formats=[facts.kind])
         im.info.update(raw=raw_mode(im), lossy=facts.lossy, sample=sample_format(im))
-        if load:                                               # Pillow forgets these when it loads
-            with in_memory(name, facts.size[::-1], fn): im.load()
+    except Exception as e: raise unreadable(fn, what, str(e) or type(e).__name__) from e    # Pillow may raise anything
+    return load_pixels(im, fn, what) if load else im
+
+def load_pixels(im, fn, what):
+    "The picture `im` with its pixels, or an error about its file `fn`"
+    try:
+        with in_memory(f'{what} {file_name(fn)}', im.size[::-1], fn): im.load()
         return im
     except MaskError: raise
-    except Exception as e: raise unreadable(fn, what, str(e) or type(e).__name__) from e    # Pillow may raise anything
+    except Exception as e: raise unreadable(fn, what, str(e) or type(e).__name__) from e
 
 def sample_format(im):
     "1 if a TIFF says that its numbers have no sign, 2 if they have, 3 for floats; None for other files"
@@ -69,7 +75,7 @@ def check_opened(im, name):
     frames = 1 if im.format in ('MPO', 'TIFF') else getattr(im, 'n_frames', 1)
     check_facts(Facts(im.format, im.size, frames, exif_turn(im)), name)
 
-# %% ../../nbs/lib/data/06_files.ipynb #c652736671
+# %% ../../nbs/lib/data/06_files.ipynb #c553480903
 def has_rasterio():
     return find_spec('rasterio') is not None
 
@@ -80,6 +86,7 @@ def beyond_pillow(fn):
     except MaskError: return False
     try:
         with Image.open(fn, formats=[kind]) as im:
+            if im.info.get('compression') == 'webp': return True
             return _n_bands(im) > len(im.getbands()) or ';16' in raw_mode(im) and im.mode.startswith('RGB')
     except Exception: return True
 
@@ -98,7 +105,7 @@ def nodata_of(im):
     try: return float(str(getattr(im, 'tag_v2', {}).get(42113, '')).strip('\0 '))
     except ValueError: return None
 
-# %% ../../nbs/lib/data/06_files.ipynb #c2715714447
+# %% ../../nbs/lib/data/06_files.ipynb #c1061402371
 NO_VALUE = -2**31     # a pixel without a value
 
 class Rows(NamedTuple):
@@ -119,11 +126,11 @@ class Rows(NamedTuple):
 def raster_rows(fn, name, image=None, lossy=False) -> Rows:
     "A mask that is beyond Pillow, or to be read on the grid of `image`; `lossy`: is one allowed?"
     r = Raster(fn)
+    if not lossy: r.check_lossless()
     if r.count > 1:
         msg = (f"{name} has {r.count} bands; save the one that holds the ids as a file of its own: "
                f"gdal_translate -b 1 {fn} ids.tif")
         raise MaskError(msg, 'bands', fn, r.count)
-    if not lossy: r.check_lossless()
     grid = r.grid if image is None else grid_of(image)
     def read(rows):
         window = rows.start, 0, rows.stop - rows.start, grid.width

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/masks.html.md"""
 # %% auto #0
 __all__ = ['check_ids', 'IdMask', 'open_mask']
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c3118924156
+# %% ../../nbs/lib/data/08_masks.ipynb #c546788346
 from collections import Counter
 import numpy as np
 from torch import Tensor
@@ -18,7 +18,7 @@ from .errors import *
 from .errors import about
 from .signatures import LOSSY, in_memory
 from spade_fastai.data.files import (AlignedMask, NO_VALUE, Rows, beyond_pillow, check_bands, check_opened, file_name,
-    first_few, is_numpy, load_array, nodata_of, opened, raster_rows, raw_mode, sample_format,
+    first_few, is_numpy, load_array, load_pixels, nodata_of, opened, raster_rows, raw_mode, sample_format,
     whole_ids)
 
 # %% ../../nbs/lib/data/08_masks.ipynb #c69017396
@@ -255,16 +255,20 @@ def dihedral(x:PILMask, k:int):
     "One of the eight flips and quarter turns, as fastai has it for `PILImage`"
     return x if k == 0 else x.transpose(k-1)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c2668624085
+# %% ../../nbs/lib/data/08_masks.ipynb #c3271689394
+def check_lossless(kind, name):
+    "Raises `MaskError` if the compression `kind` of a mask changes ids"
+    if not kind: return
+    raise MaskError(f"{name} is a {kind}, whose compression changes ids around every edge; save masks as PNG, or, "
+                    f"if you must, read the nearest colours or values: pass `table=` or `ids=`, and `tolerance=40`",
+                    'lossy', value=kind)
+
 def _file_rows(fn, table, name, tolerance, lossy):
     "`Rows` of a file that Pillow reads; `lossy`: may its compression change ids?"
-    im = opened(fn, 'mask', load=True)
-    if (kind := im.info['lossy']) and not lossy:
-        raise MaskError(f"{name} is a {kind}, whose compression changes ids around every edge; save masks as PNG, or, "
-                        f"if you must, read the nearest colours or values: pass `table=` or `ids=`, and `tolerance=40`",
-                        'lossy', value=kind)
+    im = opened(fn, 'mask')
+    if not lossy: check_lossless(im.info['lossy'], name)
     check_bands(im, name)
-    return picture_rows(im, table, name, tolerance)
+    return picture_rows(load_pixels(im, fn, 'mask'), table, name, tolerance)
 
 def mask_rows(
     o,                 # file, bytes, `PIL.Image`, array or tensor
@@ -281,6 +285,7 @@ def mask_rows(
         return raster_rows(o, name, None, lossy) if beyond_pillow(o) else _file_rows(o, table, name, tolerance, lossy)
     if isinstance(o, Image.Image):
         check_opened(o, name)
+        if not lossy: check_lossless(LOSSY.get(getattr(o, 'format', None)), name)
         rows = picture_rows(o, None if named else table, name, tolerance)
     else:
         a = to_np(plain(o)) if isinstance(o, Tensor) else np.asarray(o)
@@ -330,7 +335,7 @@ def open_mask(
     mask.fn = file_name(fn)
     return mask
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c3054955576
+# %% ../../nbs/lib/data/08_masks.ipynb #c834023486
 def class_rows(rows, n_classes, ignore, ids, name, tolerance) -> np.ndarray:
     "[H,W] class ids of `Rows`, checked if `n_classes` is given; uint8, or int32 for ids beyond 255"
     def checked(vals, count, named):
@@ -345,7 +350,7 @@ def class_rows(rows, n_classes, ignore, ids, name, tolerance) -> np.ndarray:
         except MaskError:                                   # the whole mask may say more about what happened
             if at == slice(0, rows.size[0]): raise
             vals, counts = tally(rows)
-            to = checked(vals, lambda: counts, named)
+            checked(vals, counts.copy, named)
             raise
         if res.dtype == np.uint8 and (to.min() < 0 or to.max() > 255): res = res.astype(np.int32)
         res[at] = to.astype(res.dtype)[inv]
