@@ -404,7 +404,8 @@ two = lambda x, y: json.dumps(dict(Classes=[dict(Value=0, Name='a') | x, dict(Va
 COLORS = [999, 0, 0], 7, [1], 'red', [0, 0, -1], [0, 0, 1.5], [True]*3, {}, []
 VALUES = 1.5, True, -1, None, 'x', [0], 2**40, float('inf'), float('nan')
 CLASS_FILES = {
-    **{f'color {c}': ('a.emd', EMD(Color=c)) for c in COLORS}, **{f'value {v}': ('a.emd', EMD(Value=v)) for v in VALUES},
+    **{f'color {c}': ('a.emd', EMD(Color=c)) for c in COLORS}, 
+    **{f'value {v}': ('a.emd', EMD(Value=v)) for v in VALUES},
     **{f'name {v!r}': ('a.json', EMD(Name=v)) for v in ('', ' ', None, [], True)},
     'values twice': ('a.emd', two({}, dict(Value=0))), 'names twice': ('a.emd', two({}, dict(Name='a'))),
     'no list': ('a.emd', '{"Classes": 5}'), 'a list': ('a.emd', '[]'),

@@ -292,7 +292,7 @@ def mask_rows(
         rows = array_rows(a, None if named else table, name, tolerance)
     return rows._replace(read=lambda at: (rows.read(at)[0], True)) if named else rows._replace(nodata=None)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c414204238
+# %% ../../nbs/lib/data/08_masks.ipynb #c3264112303
 def mask_values(o, table=None, name='the mask', tolerance=0, ids=None) -> tuple:
     "All of `mask_rows` at once: [H,W] int32; are these class ids already?; the file's NoData value or None"
     rows = mask_rows(o, table, name, tolerance, ids)
@@ -300,7 +300,6 @@ def mask_values(o, table=None, name='the mask', tolerance=0, ids=None) -> tuple:
     for at, a, named in rows.blocks(): res[at] = a
     return res, named, rows.nodata
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c3607966102
 def array_rows(a, table, name, tolerance) -> Rows:
     "What an array holds: values, or ids by its colours"
     a = flat_mask(a, name)
