@@ -7,21 +7,27 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/classes.html.md"""
 # %% auto #0
 __all__ = ['read_class_dict', 'read_classes', 'read_codes', 'find_codes']
 
-# %% ../../nbs/lib/data/07_classes.ipynb #30e9ecb4
-import csv, io, json, re
-from collections import namedtuple
+# %% ../../nbs/lib/data/07_classes.ipynb #c1915592886
+import csv, io, json, os, re
+from collections import Counter, namedtuple
 from fastai.vision.all import Path, first
 from .errors import *
+from .signatures import first_bytes, unreadable
 
-# %% ../../nbs/lib/data/07_classes.ipynb #c67723243
+# %% ../../nbs/lib/data/07_classes.ipynb #c1572435295
 Classes = namedtuple('Classes', 'codes table ids colors', defaults=(None,)*3)
 
-def read_text(path):
+def read_text(path, most=1 << 26):
     "What is written in a file"
-    try: return Path(path).read_text(encoding='utf-8-sig')
+    first_bytes(path, 'class file')                                            # is it a file, and may we read it?
+    if (n := os.path.getsize(path)) > most:
+        raise unreadable(path, 'class file', f"it has {n >> 20} MB", "name a file with a line a class")
+    try: text = Path(path).read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as e:
         msg = f"{path} is not UTF-8 text (byte {e.start} is {e.object[e.start]}); save it anew as UTF-8"
         raise MaskError(msg, 'unreadable', path) from None
+    if '\0' not in text: return text
+    raise MaskError(f"{path} is no text (it holds a zero byte); save it anew as UTF-8 text", 'unreadable', path)
 
 def separator_of(text): return max(',;\t', key=text.partition('\n')[0].count)
 
@@ -30,14 +36,60 @@ def _ids_anew(values):
     ids = {v: n for n,v in enumerate(sorted(values))}
     return None if list(ids) == list(ids.values()) else ids
 
-# %% ../../nbs/lib/data/07_classes.ipynb #c453f0be0
+# %% ../../nbs/lib/data/07_classes.ipynb #c1209435345
+def whole(v, most=2**31 - 1):
+    "The whole number 0..`most` that `v`, a number or its digits, stands for; ValueError if it is none"
+    digits = isinstance(v, str) and re.fullmatch(r'\s*[+-]?[0-9]{1,20}\s*', v)
+    if isinstance(v, bool) or not (digits or isinstance(v, (int, float)) and v == v//1):
+        raise ValueError(f"{shown(v)} is not a whole number")
+    if 0 <= int(v) <= most: return int(v)
+    raise ValueError(f"{shown(v)} is not between 0 and {most}")
+
+def shown(v): return repr(v) if len(repr(v)) < 60 else repr(v)[:57] + '…'
+
+def color_of(c):
+    "Three whole numbers 0..255; ValueError for anything else"
+    if not isinstance(c, (list, tuple)) or len(c) != 3: raise ValueError(f"colour {shown(c)} is not [r, g, b]")
+    try: return tuple(whole(o, 255) for o in c)
+    except ValueError as e: raise ValueError(f"colour {shown(c)} must be 0..255: {e}") from None
+
+def name_of(v):
+    "A name that says something; ValueError for anything else"
+    if isinstance(v, (str, int, float)) and not isinstance(v, bool) and str(v).strip(): return str(v).strip()
+    raise ValueError(f"{shown(v)} is no name")
+
+def add_color(table, color, i, place, path):
+    "Gives `color` to class `i` in `table`, if it is not another's; `place` is where it stands in the file"
+    if table.setdefault(color, i) == i: return
+    msg = f"{place}: colour {color} already belongs to class {table[color]}; give each colour to one class"
+    raise MaskError(msg, 'double', path)
+
+def check_names(path, names):
+    "Raises `MaskError` if two classes have one name"
+    if len(set(names)) == len(names): return
+    twice = first(n for n,k in Counter(names).items() if k > 1)
+    msg = f"{path} calls two classes {twice!r}; give each class a name of its own"
+    raise MaskError(msg, 'double', path, twice)
+
+# %% ../../nbs/lib/data/07_classes.ipynb #c1069087751
+def _csv_rows(path):
+    "The rows of a csv as dictionaries, keys in small letters, and its columns"
+    text, short = read_text(path), dict(red='r', green='g', blue='b')
+    known = lambda k: short.get(k.strip().lower(), k.strip().lower())
+    try:
+        table = csv.DictReader(io.StringIO(text, newline=''), skipinitialspace=True, delimiter=separator_of(text))
+        rows = [{known(k): (v or '').strip() for k,v in r.items() if k} for r in table]
+    except csv.Error as e:
+        msg = f"cannot read the classes in {path}: {e}; is a quote not closed? Save it anew, a class a line"
+        raise MaskError(msg, 'unreadable', path) from None
+    cols = [known(o) for o in table.fieldnames or [] if o]
+    if twice := [o for o in cols if cols.count(o) > 1]:
+        raise MaskError(f"{path} has two columns {twice[0]!r}; keep one of them", 'classes', path, twice[0])
+    return rows, list(rows[0]) if rows else []
+
 def _rows_in(path):
     "The rows of a csv as dictionaries, and which columns hold the index (or None) and the name"
-    text, short = read_text(path), dict(red='r', green='g', blue='b')
-    rows = list(csv.DictReader(io.StringIO(text, newline=''), skipinitialspace=True, delimiter=separator_of(text)))
-    known = lambda k: short.get(k.strip().lower(), k.strip().lower())
-    rows = [{known(k): (v or '').strip() for k,v in r.items() if k} for r in rows]
-    cols = list(rows[0]) if rows else []
+    rows, cols = _csv_rows(path)
     index = first(o for o in cols if o in ('index', 'value', 'pixel value', 'id', 'class_id', 'class'))
     name = first(o for o in ('name', *cols) if o in cols and o.endswith('name'))
     if name is None and index == 'class' and not any(r['class'].isdigit() for r in rows): index = None  # all names
@@ -48,23 +100,22 @@ def _rows_in(path):
     raise MaskError(f"{path} has the columns {', '.join(cols) or 'none'}; {', '.join(missing)} is missing: the "
                     f"first line must be index,name,r,g,b or name,r,g,b", 'classes', path, missing)
 
+# %% ../../nbs/lib/data/07_classes.ipynb #c749763498
 def _class_rows(path):
     "`Classes` in a csv: names, colour table, and {index: id} where the indices do not count 0, 1, 2 …"
-    (rows, index, name), names, table = _rows_in(path), {}, {}
+    (rows, index, name), names, table, place = _rows_in(path), {}, {}, {}
     for n,r in enumerate(rows, 2):
-        fails = lambda what, kind='classes', n=n: MaskError(f"{path}, line {n}: {what}", kind, path)
-        try: i, color = int(r[index]) if index else _id_of(r[name], names), tuple(int(r[o]) for o in 'rgb' if o in r)
-        except ValueError: raise fails(f"{r} has a value that is not a whole number") from None
-        if not all(0 <= o <= 255 for o in color): raise fails(f"colour {color} must be 0..255")
-        if color and table.setdefault(color, i) != i:
-            msg = f"colour {color} already belongs to class {table[color]}; give each colour to one class"
-            raise fails(msg, 'double')
-        names.setdefault(i, r[name])
+        try:
+            what = name_of(r.get(name))
+            i = whole(r[index]) if index else place.setdefault(what, len(place))
+            color = color_of([r.get(o, '') for o in 'rgb']) if 'r' in rows[0] else ()
+        except ValueError as e: raise MaskError(f"{path}, line {n}: {e}; correct {shown(r)}", 'classes', path) from None
+        if color: add_color(table, color, i, f'{path}, line {n}', path)
+        names.setdefault(i, what)
+    check_names(path, list(names.values()))
     ids = _ids_anew(names)
     table = {c: ids[i] if ids else i for c,i in table.items()}
     return Classes([names[i] for i in sorted(names)], table or None, ids)
-
-def _id_of(name, names): return first(i for i,o in names.items() if o == name) if name in names.values() else len(names)
 
 # %% ../../nbs/lib/data/07_classes.ipynb #cdaa58a43
 def read_class_dict(
@@ -73,32 +124,54 @@ def read_class_dict(
     "Class names and colour table from a `class_dict.csv`, ids counted 0, 1, 2 … in the order of the indices"
     return _class_rows(path)[:2]
 
-# %% ../../nbs/lib/data/07_classes.ipynb #c80517267
+# %% ../../nbs/lib/data/07_classes.ipynb #c252988104
 EMD_FILE = 'esri_model_definition.emd'
+
+def _emd_row(o):
+    "(value, name, colour or None) of a class"
+    color = o.get('Color')
+    return whole(o['Value']), name_of(o['Name']), None if color is None else color_of(color)
 
 def _emd_classes(path):
     "`Classes` in ArcGIS' esri_model_definition.emd"
-    try: rows = [(int(o['Value']), str(o['Name']), o.get('Color')) for o in json.loads(read_text(path))['Classes']]
-    except (ValueError, KeyError, TypeError) as e:
+    try: rows = [_emd_row(o) for o in json.loads(read_text(path))['Classes']]
+    except MaskError: raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise MaskError(f"cannot read the classes in {path} ({type(e).__name__}: {e}); it must have \"Classes\", each "
-                        f"with Value and Name", 'unreadable', path) from e
+                        f"with Value (a whole number from 0), Name and perhaps Color [r, g, b]", 'unreadable',
+                        path) from e
     rows = sorted(rows, key=lambda o: o[0])
-    values, colors = [v for v,*_ in rows], [c for _,_,c in rows]
+    values, colors = [v for v,*_ in rows], [list(c) for _,_,c in rows if c]
     if not rows or len(set(values)) < len(rows):
-        msg = f"{path} has the values {values}; give one class, and each its own value"
+        msg = f"{path} has the values {shown(values)}; give one class, and each its own value"
         raise MaskError(msg, 'classes', path, values)
-    return Classes([n for _,n,_ in rows], None, _ids_anew(values), colors if all(colors) else None)
+    check_names(path, [n for _,n,_ in rows])
+    return Classes([n for _,n,_ in rows], None, _ids_anew(values), colors if len(colors) == len(rows) else None)
+
+# %% ../../nbs/lib/data/07_classes.ipynb #c1473750660
+def _labelmap(path, rows):
+    "`Classes` in CVAT's labelmap.txt, a line `name:r,g,b:parts:actions` each"
+    table, place = {}, {}
+    for n,row in rows:
+        try:
+            name, color, *_ = *row.split(':'), ''
+            i, color = place.setdefault(name_of(name), len(place)), color_of(color.split(','))
+        except ValueError as e:
+            raise MaskError(f"{path}, line {n}: {e}; write `name:r,g,b::`", 'classes', path, row) from None
+        add_color(table, color, i, f'{path}, line {n}', path)
+    return Classes(list(place), table)
 
 def _text_classes(path):
     "`Classes` in a text file: one name a line, or CVAT's `name:r,g,b::`"
     codes = [o.strip() for o in read_text(path).rstrip().splitlines()]
-    if rows := [m.groups() for o in codes if (m := re.match(r'([^#:]+):(\d+),(\d+),(\d+):', o))]:
-        names = list(dict.fromkeys(o[0].strip() for o in rows))
-        return Classes(names, {tuple(map(int, o[1:])): names.index(o[0].strip()) for o in rows})
+    rows = [(n, o) for n,o in enumerate(codes, 1) if o and not o.startswith('#')]
+    if codes and (codes[0].startswith('# label:') or any(re.match(r'[^:]+:\d+,\d+,\d+:', o) for _,o in rows)):
+        if rows: return _labelmap(path, rows)
     if not codes: raise MaskError(f"{path} is empty; write the class names into it, one a line", 'classes', path)
     if '' in codes:
         raise MaskError(f"{path} has an empty line {codes.index('')+1}, which would shift all later ids; remove it or "
                         f"write a name", 'classes', path, codes.index('') + 1)
+    check_names(path, codes)
     return Classes(codes)
 
 # %% ../../nbs/lib/data/07_classes.ipynb #ca5d88614
