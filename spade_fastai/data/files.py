@@ -7,8 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/files.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/06_files.ipynb #813d4dd9
-import io
+# %% ../../nbs/lib/data/06_files.ipynb #c3134221486
+import io, os
 from collections import namedtuple
 from importlib.util import find_spec
 import numpy as np
@@ -50,11 +50,13 @@ def raw_mode(im):
     raw = first(raw) if isinstance(raw, tuple) else raw
     return raw if isinstance(raw, str) else im.mode
 
-# %% ../../nbs/lib/data/06_files.ipynb #cd560aaa2
+# %% ../../nbs/lib/data/06_files.ipynb #c1406477262
 def _why(fn, e):
     "What is wrong with a file that cannot be read"
-    there = isinstance(fn, (str, Path)) and Path(fn).is_file()
-    head = fn[:12] if isinstance(fn, bytes) else Path(fn).open('rb').read(12) if there else b''
+    try:
+        there = isinstance(fn, (str, Path)) and Path(fn).is_file()
+        head = fn[:12] if isinstance(fn, bytes) else Path(fn).open('rb').read(12) if there else b''
+    except OSError as no: return no.strerror or str(no)
     if there and not head: return "it is empty"
     if head == b'version http': return "it is only a pointer of Git LFS (run `git lfs pull`)"
     return str(e) or type(e).__name__
@@ -147,7 +149,15 @@ def load_array(fn, what, mmap=False):
                         f"with `np.save`", 'frames', fn, len(a.files))
     return a[a.files[0]]
 
-# %% ../../nbs/lib/data/06_files.ipynb #c05547953
+# %% ../../nbs/lib/data/06_files.ipynb #c1096131550
+def closed_folders(path):
+    "An error for each folder in or below `path` that cannot be looked into"
+    errors = []
+    for _ in os.walk(path, onerror=errors.append, followlinks=True): pass
+    return [MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, "
+                      f"or take it out", 'unreadable', Path(e.filename)) for e in errors]
+
+# %% ../../nbs/lib/data/06_files.ipynb #c1222460492
 PICTURE_ENDINGS = image_extensions | {'.npy', '.npz', '.img'}
 
 def picture_files(
@@ -163,5 +173,6 @@ def picture_files(
         raise MissingFile(f"there is no folder {p}{there}", file=p)
     files = sorted(get_files(path, PICTURE_ENDINGS, folders=folders))
     if files: return files
+    for e in closed_folders(path): raise e
     msg = f"no picture files in {path}; masks and images are files such as .png, .tif or .jpg"
     raise MaskError(msg, 'missing', path)

@@ -96,7 +96,7 @@ def _palette_colors(idx, im, table, name, tolerance):
         raise MaskError(f"{e}. {name} is a palette file; if its indices are the ids, pass the codes as a list of "
                         f"names, without colours", e.kind, value=e.value) from None
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c34410486
+# %% ../../nbs/lib/data/08_masks.ipynb #c536396886
 def _without_alpha(im, raw, name):
     "Picture `im` without its alpha channel, and where it is hidden: [H,W] bool, or None"
     if ';16' in raw and im.mode in ('RGB', 'RGBA', 'LA'):
@@ -109,13 +109,17 @@ def _without_alpha(im, raw, name):
     if n: raise MaskError(msg, 'alpha', value=n)
     return im, None if alpha.all() else alpha == 0
 
+def _as_greys(a, table):
+    "[H,W,3] colours of the values `a`, if all colours in `table` are greys, else None"
+    if not table or any(not r == g == b for r,g,b in table): return None
+    return np.stack([a.clip(-1, 256)]*3, -1)
+
 def _values_or_colors(im, raw, table, name, tolerance):
     "[H,W] values in `im`, and its [H,W,3] colours if these are meant"
     a = np.asarray(im)
     if im.mode in _GREY:
         a = _grey_values(a, im, raw, name)
-        in_greys = table and all(r == g == b for r,g,b in table)
-        return a, np.stack([a.clip(-1, 256)]*3, -1) if in_greys else None
+        return a, _as_greys(a*255 if im.mode == '1' and (255, 255, 255) in (table or ()) else a, table)
     if im.mode == 'P': return a, _palette_colors(a, im, table, name, tolerance)
     if im.mode != 'RGB':
         raise MaskError(f"{name} is a picture of mode {im.mode}, which holds no ids; save it as grey (8 or 16 bit), "
@@ -226,7 +230,7 @@ def dihedral(x:PILMask, k:int):
     "One of the eight flips and quarter turns, as fastai has it for `PILImage`"
     return x if k == 0 else x.transpose(k-1)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c55720005
+# %% ../../nbs/lib/data/08_masks.ipynb #c4205302138
 LOSSY = dict(JPEG='JPEG', MPO='JPEG', JPEG2000='JPEG 2000', AVIF='AVIF')
 
 def _file_values(fn, table, name, tolerance, ids):
@@ -253,15 +257,25 @@ def mask_values(
     opened_already = isinstance(o, (IdMask, TensorMask))
     if opened_already: table = None
     if isinstance(o, (str, Path, bytes)):
-        if is_numpy(o): return *mask_array(load_array(o, 'mask'), table, name, tolerance), None
+        if is_numpy(o):
+            a, named = mask_array(load_array(o, 'mask'), table, name, tolerance)
+            return *((a, named) if named else by_greys(a, table, name, tolerance)), None
         if not beyond_pillow(o): return _file_values(o, table, name, tolerance, ids)
         o = AlignedMask(o, None)
     if isinstance(o, AlignedMask):
         a, nodata = raster_values(o.mask, name, o.image)
-        return a, False, nodata
+        return *by_greys(a, table, name, tolerance), nodata
     if isinstance(o, Image.Image): a, named = mask_ids(o, table, name, tolerance)
     else: a, named = mask_array(to_np(plain(o)) if isinstance(o, Tensor) else np.asarray(o), table, name, tolerance)
     return a, named or opened_already, None
+
+# %% ../../nbs/lib/data/08_masks.ipynb #c978367317
+def by_greys(a, table, name, tolerance):
+    "Values [H,W] of a file as class ids, if `table` holds greys alone; are they class ids now?"
+    hidden = a == NO_VALUE
+    colors = _as_greys(np.where(hidden, first(table)[0], a) if table and hidden.any() else a, table)
+    if colors is None: return a, False
+    return np.where(hidden, NO_VALUE, color_ids(colors, table, name, tolerance)), True
 
 # %% ../../nbs/lib/data/08_masks.ipynb #cbe3fa590
 def mask_array(a, table, name, tolerance):

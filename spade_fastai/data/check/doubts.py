@@ -7,11 +7,12 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/doubts.html.md"
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c586622090
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2496057552
 import re
 from collections import Counter, defaultdict
 from fastai.vision.all import L, first
 from ..files import first_few
+from .look import below
 from .findings import Finding, share, spread
 
 # %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2318546320
@@ -67,20 +68,22 @@ def palettes_differ(looks):
                                    f"`table={{(r,g,b): id}}`", [o.mask])
             return
 
-# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2040948755
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c227723880
 def _palettes(s):
     if not s.reader.table: yield from palettes_differ(s.looks)
 
 def _second_colors(s):
     "Colours that share a class with an earlier one"
-    table = s.reader.table or {}
-    for c,i in table.items():
-        if i >= s.reader.n_classes or c == first(k for k,v in table.items() if v == i): continue
-        if where := [(o, o.colors[c]) for o in s.looks if o.colors.get(c)]:
-            what = f"colour {c}, a second one of class {i} ({s.reader.codes[i]}),"
-            yield spread(what, where, s.total, "fine, if that is meant", 'note')
+    table, where = s.reader.table or {}, defaultdict(list)
+    firsts = set({i: c for c,i in reversed(table.items())}.values())
+    for o in s.looks:
+        for c,n in o.colors.items():
+            if table.get(c, s.reader.n_classes) < s.reader.n_classes and c not in firsts: where[c].append((o, n))
+    for c,w in where.items():
+        what = f"colour {c}, a second one of class {table[c]} ({s.reader.codes[table[c]]}),"
+        yield spread(what, w, s.total, "fine, if that is meant", 'note')
 
-# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2212862437
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2587957265
 def _copies(s):
     "Images that are byte for byte the same"
     of = defaultdict(list)
@@ -89,8 +92,8 @@ def _copies(s):
     if not same: return
     extra, (a, b) = [x.image for o in same for x in o[1:]], same[0][:2]
     are = 's are byte for byte copies of others' if len(extra) > 1 else ' is a byte for byte copy of another'
-    yield Finding('warning', f"{len(extra)} image{are}, such as {'/'.join(b.image.parts[-2:])} of "
-                             f"{'/'.join(a.image.parts[-2:])}; a copy in both parts of the split makes validation too "
+    yield Finding('warning', f"{len(extra)} image{are}, such as {below(b.image, b.root)} of "
+                             f"{below(a.image, a.root)}; a copy in both parts of the split makes validation too "
                              f"good: keep one of each", extra)
 
 def _empty(s):
