@@ -269,7 +269,7 @@ def mask_values(
     else: a, named = mask_array(to_np(plain(o)) if isinstance(o, Tensor) else np.asarray(o), table, name, tolerance)
     return a, named or opened_already, None
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c978367317
+# %% ../../nbs/lib/data/08_masks.ipynb #c2731315443
 def by_greys(a, table, name, tolerance):
     "Values [H,W] of a file as class ids, if `table` holds greys alone; are they class ids now?"
     hidden = a == NO_VALUE
@@ -277,7 +277,6 @@ def by_greys(a, table, name, tolerance):
     if colors is None: return a, False
     return np.where(hidden, NO_VALUE, color_ids(colors, table, name, tolerance)), True
 
-# %% ../../nbs/lib/data/08_masks.ipynb #cbe3fa590
 def mask_array(a, table, name, tolerance):
     "What an array holds: values, or ids by its colours"
     a = flat_mask(a, name)

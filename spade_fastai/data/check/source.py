@@ -196,7 +196,7 @@ def source_of(
     src.found[:0] = [Finding('error', str(e), [e.file]) for e in closed]
     return src
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c2122207709
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c237694031
 def _class_file(path):
     "The class file of a folder, None if it has none that can be read, and a finding about one that cannot"
     try:
@@ -230,7 +230,7 @@ def reader_of(
         said = {} if codes is None else {'codes': str(codes) if isinstance(codes, Path) else codes}
         return as_reader(codes, **kw), {**said, **kw}
     found, broken = _class_file(src.path)
-    if broken: src.found.append(broken)
+    if broken and broken.files not in [o.files for o in src.found]: src.found.append(broken)
     if found is None: return None, kw
     return as_reader(found, **kw), kw if found.parent.resolve() == src.path.resolve() else {'codes': str(found), **kw}
 
