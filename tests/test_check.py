@@ -95,8 +95,8 @@ CASES = dict(
                                   ['value 2', 'count from 1'], np.where(ids == 0, 2, ids - 1)),
     own_palettes=(lambda p: folder(p, own_palette), {}, [AS_TABLE], ids),
     own_palettes_with_names=(lambda p: folder(p, own_palette), NAMED,
-                             ['palettes differ: index 0 is colour (0, 0, 200) in labels/0.png', 'pass a class_dict.csv'],
-                             None),
+                             ['palettes differ: index 0 is colour (0, 0, 200) in labels/0.png',
+                              'pass a class_dict.csv'], None),
     colours_beside_numbers=(lambda p: folder(p, lambda i: grey if i == 2 else COLORS[ids]), {},
                             ['3 masks are in colours (labels/0.png …) and 1 hold numbers (labels/2.png …)',
                              'pass a class_dict.csv'], ids),
@@ -143,7 +143,8 @@ def test_clean_or_not(tmp_path, capsys):
     assert status('--ignore', '255') == 0
     assert status('--ignore', '255', '--masks', 'nowhere') not in (0, None)
     (p/'images/0.png').unlink()
-    assert status('--ignore', '255') == 1 and '1 mask has no image: labels/0.png' in ' '.join(capsys.readouterr().out.split())
+    assert status('--ignore', '255') == 1
+    assert '1 mask has no image: labels/0.png' in ' '.join(capsys.readouterr().out.split())
 
 def test_counts_are_those_of_the_files(tmp_path):
     rng = np.random.default_rng(1)
@@ -280,8 +281,8 @@ def ran(report, *says):
     return dls
 
 def test_dubai(shared):
-    says = ('PNG P', 'PNG RGB', 'the palette files (masks/tile2_', "class 5 is called 'unlabeled'", 'sizes, from 509x544',
-            '9 of 72 pairs of split.csv are in neither part')
+    says = ('PNG P', 'PNG RGB', 'the palette files (masks/tile2_', "class 5 is called 'unlabeled'",
+            'sizes, from 509x544', '9 of 72 pairs of split.csv are in neither part')
     dls = ran(check_masks(shared/'data/landcover', limit=9, progress=False), *says)
     assert (len(dls.train_ds), len(dls.valid_ds), dls.n_classes) == (55, 8, 6)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from spade_fastai.palette import *
-from spade_fastai.palette import drawable, printable
+from spade_fastai.palette import printable
 from spade_fastai.commands.check import main
 from spade_fastai.data.check.cures import guess_values
 from spade_fastai.data.check.doubts import Seen, doubts
@@ -127,7 +127,7 @@ def test_a_cure_does_not_turn_values_that_a_file_names(tmp_path):
     p = folder(tmp_path/'a', (ids + 1).astype(np.uint8), class_dict__csv='index,name\n0,road\n1,background\n')
     report = check(p)
     assert report.code is None and "'road' and are 'background'" in text(report)
-    names = folder(tmp_path/'b', (ids + 1).astype(np.uint8), codes__txt='road\nbackground')        # which says only names
+    names = folder(tmp_path/'b', (ids + 1).astype(np.uint8), codes__txt='road\nbackground')    # says only names
     assert 'ids={1: ' in check(names).code
 
 def test_black_and_white_beside_a_coloured_table(tmp_path):
@@ -156,7 +156,8 @@ def photos_of(path, *bands):
     (path/'images').mkdir(parents=True)
     for i, n in enumerate(bands):
         save(path/f'labels/{i}.png', grey(0, 1)[ids])
-        with rasterio.open(path/f'images/{i}.tif', 'w', driver='GTiff', width=32, height=32, count=n, dtype='uint8') as f:
+        kind = dict(driver='GTiff', width=32, height=32, count=n, dtype='uint8')
+        with rasterio.open(path/f'images/{i}.tif', 'w', **kind) as f:
             f.write(np.random.default_rng(i).integers(0, 256, (n, 32, 32)).astype(np.uint8))
     return path
 
@@ -184,8 +185,8 @@ def cut(fn, tail=b''):
     old = fn.read_bytes()
     fn.write_bytes(old[:len(old)//2] + tail)
 
-CUTS = dict(jpeg=('.jpg', b''), png=('.png', b''), png_that_ends=('.png', b'\0\0\0\0IEND\xaeB`\x82'), tiff=('.tif', b''),
-            bmp=('.bmp', b''), npy=('.npy', b''))
+CUTS = dict(jpeg=('.jpg', b''), png=('.png', b''), png_that_ends=('.png', b'\0\0\0\0IEND\xaeB`\x82'),
+            tiff=('.tif', b''), bmp=('.bmp', b''), npy=('.npy', b''))
 
 @pytest.mark.parametrize('kind', CUTS)
 def test_files_that_were_cut_are_found(kind, tmp_path):
@@ -194,7 +195,8 @@ def test_files_that_were_cut_are_found(kind, tmp_path):
     assert check(p).clean
     cut(p/f'images/1{ext}', tail)
     report = check(p)
-    assert [f'images/1{ext}' in o.text for o in report.errors] == [True] and report.errors[0].files == [p/f'images/1{ext}']
+    assert [f'images/1{ext}' in o.text for o in report.errors] == [True]
+    assert report.errors[0].files == [p/f'images/1{ext}']
     assert "skip=['labels/1.png']" in report.code and 'it was run' in report.checked
 
 @pytest.mark.parametrize('ext', ['.png', '.tif', '.npy'])
@@ -242,8 +244,8 @@ def lead_nowhere(p): (p/'labels/1.png').unlink(), (p/'labels/1.png').symlink_to(
 def lead_round(p): (p/'images/1.png').unlink(), (p/'images/1.png').symlink_to('1.png')
 def make_pipe(p): (p/'labels/1.png').unlink(), os.mkfifo(p/'labels/1.png')
 def make_image_pipe(p): (p/'images/1.png').unlink(), os.mkfifo(p/'images/1.png')
-BAD = dict(spoil_mask='labels/1.png', spoil_image='images/1.png', lead_nowhere='labels/1.png', lead_round='images/1.png',
-           make_pipe='labels/1.png', make_image_pipe='images/1.png')
+BAD = dict(spoil_mask='labels/1.png', spoil_image='images/1.png', lead_nowhere='labels/1.png',
+           lead_round='images/1.png', make_pipe='labels/1.png', make_image_pipe='images/1.png')
 
 @pytest.mark.parametrize('how', BAD)
 def test_one_bad_file_is_one_finding(how, tmp_path):
@@ -261,7 +263,7 @@ def test_folders_and_odd_files_beside_are_no_trouble(tmp_path):
     assert check(p).clean
 
 def denied(monkeypatch, *names):
-    "Files of these names cannot be opened: rights do not bind whoever runs as root. Gives the list of those that were tried"
+    "Files of these names cannot be opened (rights do not bind root); gives those that were tried"
     import builtins
     tried, real = [], io.open
     def opening(file, *args, **kwargs):
@@ -314,11 +316,11 @@ def test_a_folder_that_may_not_be_read(closed, tmp_path, monkeypatch):
 
 def test_whatever_a_library_raises_is_noted(tmp_path, monkeypatch):
     p = folder(tmp_path/'d', grey(0, 1)[ids], n=4, codes__txt='a\nb')
+    real = ImageReader.encodes
     for kind in (MemoryError, RecursionError, OverflowError, KeyError, ZeroDivisionError, OSError):
         def opening(self, o, kind=kind):
             if Path(o).name == '2.png': raise kind('odd')
             return real(self, o)
-        real = ImageReader.encodes
         with monkeypatch.context() as m:
             m.setattr(ImageReader, 'encodes', opening)
             report = check(p)
@@ -521,3 +523,10 @@ def test_tables_leave_out_what_was_skipped(tmp_path):
     (p/'pairs.csv').write_text('\n'.join(['mask,image', *rows]))
     (p/'south/labels/1.png').write_bytes(b'')
     assert not check(p).clean and check(p, skip='south/labels/1.png').clean
+
+def test_dont_care_that_a_table_names_is_told(tmp_path):
+    "255 is the value of white, which is a class by its colour: reader and report agree, and the report says so"
+    p = folder(tmp_path/'d', road, class_dict__csv=ROAD)
+    report = check(p, ignore=255)
+    assert report.clean and '`ignore=255` has no effect on 3 masks' in text(report)
+    for a in readings(report.sentence.run()): np.testing.assert_array_equal(a, ids)

@@ -7,11 +7,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/lists.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/17_lists.ipynb #c1587702903
+# %% ../../nbs/lib/data/17_lists.ipynb #c1172806351
 import io
 from copy import copy
 import pandas as pd
-from fastai.vision.all import L, Path, delegates, noop
+from fastai.vision.all import Path, delegates, noop
 from .errors import *
 from .files import first_few, picture_files
 from .classes import read_text, separator_of

@@ -7,13 +7,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/doubts.html.md"
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2496057552
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c1091527126
 import re
 from collections import Counter, defaultdict
 from fastai.vision.all import L, first
 from ..files import first_few
 from .look import below
-from .findings import Finding, share, spread
+from .findings import Finding, by_values, share, spread
 
 # %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2318546320
 class Seen:
@@ -54,6 +54,17 @@ def _far_ids(s):
         if any(s.counts[v - k] for k in range(1, 9)): continue
         yield Finding('warning', f"value {v} is class {s.reader.codes[v]!r} here, but is far from the others and often "
                                  f"means don't-care; pass `ignore={v}` if so")
+
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c1920064878
+def _ignore_of_colors(s):
+    "Values of don't-care in masks that are read by their colours, where they mean nothing"
+    if not s.reader.table: return
+    of_colors = [o for o in s.looks if o.ids and not by_values(o, s.reader)]
+    for v in set(L(s.reader.ignore)) - set(s.reader.table.values()):
+        if not (there := [o for o in of_colors if v in o.values and v not in o.palette]): continue
+        yield Finding('note', f"`ignore={v}` has no effect on {len(there)} masks, which hold this value but are read "
+                              f"by their colours; if the colour ({v}, {v}, {v}) means don't-care, say so in a `table`",
+                      [o.mask for o in there])
 
 # %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2253459279
 def palettes_differ(looks):
@@ -152,9 +163,9 @@ def _sizes(s):
         yield Finding('note', f"pictures have {len(sizes)} sizes, from {low} to {high} (width x height); `size=` "
                               f"brings them into one batch")
 
-# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c6225883
-DOUBTS = [_nobody, _one_class, _far_ids, _palettes, _copies, _empty, _nodata_as_class, _second_colors, _nearly_one,
-          _rare, _modes, _sizes]
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c3828770381
+DOUBTS = [_nobody, _one_class, _far_ids, _ignore_of_colors, _palettes, _copies, _empty, _nodata_as_class,
+          _second_colors, _nearly_one, _rare, _modes, _sizes]
 
 def doubts(seen):
     "Warnings and notes about masks that can be read"

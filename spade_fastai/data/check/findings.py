@@ -162,19 +162,19 @@ def _colors_cure(where, reader, total):
     found = [spread(f"colour {c}", w, total, cure(c)) for c,w in where.items()]
     return found, dict(table={**reader.table, **{c: ign for c in where}}, ignore=reader.ignore if ignored else ign)
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c76906777
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c1923465792
 def _count(look, v):
     "How many pixels of a mask have the value or colour `v`, as far as we have counted them"
     grey = isinstance(v, tuple) and len(set(v)) == 1
     return look.colors.get(v) or look.values.get(v[0] if grey else v) or 1
 
-def _by_values(look, reader):
+def by_values(look, reader):
     "Has `reader` read a mask by its values?"
     kinds = {kind_of(e) for e in look.errors}
     if not reader.table or kinds & set(COUNTED): return 'color' not in kinds
     return all(look.values.get(i) == n for i,n in look.ids.items() if i < reader.n_classes)
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c523916211
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c1372896859
 def unnamed(
     looks,   # list of `Look`
     reader,  # a `MaskReader`
@@ -185,7 +185,7 @@ def unnamed(
         for e in o.errors:
             for v in e.value if kind_of(e) in COUNTED else (): where[e.kind][v].append((o, _count(o, v)))
     values, colors = where['id'], where['color']
-    every = {v for o in looks if _by_values(o, reader) for v in o.values}
+    every = {v for o in looks if by_values(o, reader) for v in o.values}
     found, kw = _values_cure(Unnamed(values, every, reader), total) if values else ([], {})
     more, by_color = _colors_cure(colors, reader, total) if colors else ([], {})
     return found + more, {**kw, **by_color}

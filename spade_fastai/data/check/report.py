@@ -184,7 +184,7 @@ def _guessed(looks, given, ignore):
     yield Finding('note', "nobody said what the classes are called, so names are made up; put the right ones into the "
                           "code below, or into a codes.txt or class_dict.csv")
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c3876240901
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c2928246867
 def _in_threads(f, items, progress=False):
     return list(parallel(f, items, n_workers=min(8, os.cpu_count() or 1), threadpool=True, progress=progress))
 
@@ -209,15 +209,16 @@ def _cure_bands(eye, looks):
     "Other bands in `eye` where images do not have those that were asked for, and what to say about it"
     r = eye.image_reader
     wrong = {o.mask: e.value for o in looks for e in _errors([o], 'bands', of_image=True)}
-    fits = [o for o in looks if o.image and o.mask not in wrong and not any(topic(o, e)[1] == 'image' for e in o.errors)]
-    n = max(wrong.values(), key=list(wrong.values()).count)                             # what most of them have
+    about_image = lambda o: any(topic(o, e)[1] == 'image' for e in o.errors)
+    fits = [o for o in looks if o.image and not about_image(o)]
+    n = Counter(wrong.values()).most_common(1)[0][0]                                    # what most of them have
     bands = _USUAL_BANDS.get(n, (3, 2, 1))
     if fits and not (r.bands is None and bands == (1, 2, 3)):                           # others would change colour
         eye.misfits = list(wrong)
         return f"the code below leaves out the images of {n} band{'s'*(n > 1)}, since others have {r.bands or 'three'}"
     eye.misfits = [m for m,v in wrong.items() if v != n and (bands or v not in (1, 3))]
     eye.image_reader = ImageReader(bands, r.percentiles, r.scale)
-    if bands is None: return "the code below chooses no bands: three are red, green and blue as they are, and one is grey"
+    if bands is None: return "the code below chooses no bands: three are red, green and blue, and one is grey"
     return (f"the code below takes the bands {bands} for red, green and blue, which is usual for {n} bands; look at a "
             f"picture and correct it")
 
@@ -312,13 +313,14 @@ def _run(sentence, path):
     except Exception as e:                                              # whatever it is, the code is not enough
         return e if isinstance(e, (ValueError, OSError, ImportError)) else as_error(e, path, 'folder'), None
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c1957488728
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c315845415
 def _as_said(said, mine):
     "The reader of a class file, with don't-care for whatever `mine` reads besides"
     r, n = said, 2**30                                                          # a number that no class has
     more = [v for v in mine.ids or () if v not in (r.ids or range(r.n_classes))]
     table = r.table and {**dict.fromkeys(mine.table or (), n), **r.table}
-    return MaskReader(r.codes, table, [*L(r.ignore), *L(mine.ignore), *more, n], r.ids, max(r.tolerance, mine.tolerance))
+    ignore = [*L(r.ignore), *L(mine.ignore), *more, n]
+    return MaskReader(r.codes, table, ignore, r.ids, max(r.tolerance, mine.tolerance))
 
 def _renamed(o, mine, said, values):
     "(name by `mine`, name by `said`, pixels) where they read mask `o` differently, None where they agree"

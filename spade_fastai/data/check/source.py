@@ -7,10 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/source.html.md"
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c1707868026
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3685587513
 import re
 from collections import Counter
-from copy import copy
 from dataclasses import dataclass, field
 from fastai.vision.all import L, Path, first
 from ..errors import *
