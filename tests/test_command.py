@@ -129,7 +129,7 @@ WRONG = dict(                                       # what is done to it, what t
     no_mask=(_without('labels', 3), '1 image has no mask: images/000003.png; add the missing files',
              '1 of 12 images have no mask: 000003.png.* add the'),
     id=(_changed('labels', _marked),
-        'value 77 is in 1 file.* 000005.png.*; classes are 0, 1.* add its name to the codes.*pass `--ignore 77`',
+        'value 77 is in 1 file.* labels/000005.png.*; classes are 0, 1.* add its name to the codes.*pass `--ignore 77`',
         '000005.png has id 77; classes are 0..12; .*pass `ignore=77`'),
     size=(_changed('labels', lambda a: a[:, :20]),
           *['000005.png is 20x32 but image .*000005.png is 32x32 .*; crop or resize one']*2),
