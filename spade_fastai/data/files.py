@@ -7,8 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/files.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/06_files.ipynb #c2927835346
-import io
+# %% ../../nbs/lib/data/06_files.ipynb #c3503809100
+import io, os
 from collections import namedtuple
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -175,7 +175,15 @@ def load_array(fn, what, mmap=False):
     except MaskError: raise
     except Exception as e: raise unreadable(fn, what, str(e) or type(e).__name__, "save it anew with `np.save`") from e
 
-# %% ../../nbs/lib/data/06_files.ipynb #c05547953
+# %% ../../nbs/lib/data/06_files.ipynb #c1096131550
+def closed_folders(path):
+    "An error for each folder in or below `path` that cannot be looked into"
+    errors = []
+    for _ in os.walk(path, onerror=errors.append, followlinks=True): pass
+    return [MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, "
+                      f"or take it out", 'unreadable', Path(e.filename)) for e in errors]
+
+# %% ../../nbs/lib/data/06_files.ipynb #c1222460492
 PICTURE_ENDINGS = image_extensions | {'.npy', '.npz', '.img'}
 
 def picture_files(
@@ -191,5 +199,6 @@ def picture_files(
         raise MissingFile(f"there is no folder {p}{there}", file=p)
     files = sorted(get_files(path, PICTURE_ENDINGS, folders=folders))
     if files: return files
+    for e in closed_folders(path): raise e
     msg = f"no picture files in {path}; masks and images are files such as .png, .tif or .jpg"
     raise MaskError(msg, 'missing', path)

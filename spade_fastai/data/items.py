@@ -7,12 +7,12 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/items.html.md"""
 # %% auto #0
 __all__ = ['SpadeDataLoaders', 'SpadeItemList']
 
-# %% ../../nbs/lib/data/22_items.ipynb #c9139980e
+# %% ../../nbs/lib/data/22_items.ipynb #c125574307
 from fastai.vision.all import DataLoaders, L, Path, delegates
 from .errors import *
 from .files import first_few
 from .images import *
-from .pairs import pairs_in, partners_in
+from .pairs import check_skip, pairs_in, partners_in
 from .splits import *
 from .readers import *
 from .readers import share
@@ -48,13 +48,14 @@ def _split_as(il, split, opts):
     if more: raise ValueError(f"`split=` says which masks are held back; leave out {more}")
     return il.split(split)
 
-# %% ../../nbs/lib/data/22_items.ipynb #c88080706
+# %% ../../nbs/lib/data/22_items.ipynb #c1376864228
 def folder_pairs(path, masks, images, only_pairs, skip):
     "Pairs in folders below `path`: one list, or two for (training, validation)"
     if not path.is_dir(): raise MissingFile(f"there is no folder {path}", file=path)
     if len(masks) != len(images) or len(masks) > 2:
         raise ValueError(f"`masks={first_few(masks)}` and `images={first_few(images)}` must be one folder each, "
                          f"or two each: (training, validation)")
+    check_skip(path, masks, images, skip)
     parts = [pairs_in(path, m, i, skip=skip, lonely=only_pairs) for m,i in zip(masks, images, strict=True)]
     return [o[0] for o in parts] if only_pairs else parts
 
@@ -70,7 +71,7 @@ class FolderLoaders(SceneLoaders):
         masks='labels',         # folder of the masks below `path`, or two: (training, validation)
         images='images',        # folder of the images below `path`, or two
         only_pairs:bool=False,  # leave out files without a partner, instead of refusing them
-        skip=(),                # names of masks or images to leave out, with or without ending
+        skip=(),                # masks or images to leave out: paths below `path`, or names that one pair has
         split=None,  # which are held back where there is one folder; default: `random_split(valid_pct, seed)`
         instances=None,  # folder of instance maps below `path`, or two, or a function from mask file to instance file
         **kwargs

@@ -7,17 +7,17 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/lists.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/17_lists.ipynb #ca2d676b3
+# %% ../../nbs/lib/data/17_lists.ipynb #c1172806351
 import io
 from copy import copy
 import pandas as pd
-from fastai.vision.all import L, Path, delegates, noop
+from fastai.vision.all import Path, delegates, noop
 from .errors import *
 from .files import first_few, picture_files
 from .classes import read_text, separator_of
 from .images import *
 from .pairs import *
-from .pairs import partners
+from .pairs import left_in, partners
 from .headers import check_there
 from .splits import *
 from .splits import two_parts
@@ -113,7 +113,7 @@ def _instances_of(masks, path, instances):
                         f"leave instances out", 'lonely', lonely[0], lonely)
     return _all_there([Path(o) for o in files], 'instance map')
 
-# %% ../../nbs/lib/data/17_lists.ipynb #cd4e2bd2d
+# %% ../../nbs/lib/data/17_lists.ipynb #c2992981603
 class PairList(SplitList):
     "Masks and what belongs to each: image, instances, style picture"
     image_reader, aligned = ImageReader(), False
@@ -146,16 +146,13 @@ class PairList(SplitList):
         return self.new(aligned=True)
 
     def leave_out(self, names):
-        "The list without the named pairs, named by mask or image, with or without ending"
+        "The list without the named pairs: named by path below `path` or name of mask or image, with or without ending"
         parts = [o for o in (self.masks, self.images) if o is not None]
-        return _only(self, _without(parts, {str(o) for o in L(names)}))
+        units = list(zip(*parts, strict=True))
+        left = set(left_in(units, names, self.path))
+        return _only(self, [i for i,u in enumerate(units) if u in left])
 
-# %% ../../nbs/lib/data/17_lists.ipynb #c43557257
-def _without(parts, names):
-    "The numbers of the items of which no file is named"
-    named = lambda fs: {x for o in fs for x in (o.name, o.stem)} & names
-    return [i for i,fs in enumerate(zip(*parts, strict=True)) if not named(fs)]
-
+# %% ../../nbs/lib/data/17_lists.ipynb #c954280152
 def _only(il, keep):
     "List `il` of the items `keep` alone"
     new, at = {i: n for n,i in enumerate(keep)}, lambda o: None if o is None else [o[i] for i in keep]

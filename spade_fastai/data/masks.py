@@ -47,11 +47,11 @@ def pack_rgb(c):
     return (c[..., 0].astype(np.int32) << 16) | (c[..., 1].astype(np.int32) << 8) | c[..., 2]
 def unpack_rgb(n): return np.stack([n >> 16, n >> 8 & 255, n & 255], -1)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #cd563357c
+# %% ../../nbs/lib/data/08_masks.ipynb #c2114600210
 def nearest_color(cols, keys):
     "For each of `cols` [n,3] the index of the nearest of `keys` [k,3], and its largest difference in a channel"
     near, far = [], []
-    for c in np.array_split(cols, len(cols)//4096 + 1):
+    for c in np.array_split(cols, len(cols)*len(keys)//2**20 + 1):
         d = np.abs(c[:, None] - keys)
         i = (d.max(-1)*2**18 + (d**2).sum(-1)).argmin(1)        # of equally near ones, the nearest in all channels
         near.append(i); far.append(d[np.arange(len(c)), i].max(-1))
@@ -102,7 +102,7 @@ def _palette_colors(idx, im, table, name, tolerance):
         raise MaskError(f"{e}. {name} is a palette file; if its indices are the ids, pass the codes as a list of "
                         f"names, without colours", e.kind, value=e.value) from None
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c34410486
+# %% ../../nbs/lib/data/08_masks.ipynb #c536396886
 def _without_alpha(im, raw, name):
     "Picture `im` without its alpha channel, and where it is hidden: [H,W] bool, or None"
     if ';16' in raw and im.mode in ('RGB', 'RGBA', 'LA'):
@@ -115,13 +115,17 @@ def _without_alpha(im, raw, name):
     if n: raise MaskError(msg, 'alpha', value=n)
     return im, None if alpha.all() else alpha == 0
 
+def _as_greys(a, table):
+    "[H,W,3] colours of the values `a`, if all colours in `table` are greys, else None"
+    if not table or any(not r == g == b for r,g,b in table): return None
+    return np.stack([a.clip(-1, 256)]*3, -1)
+
 def _values_or_colors(im, raw, table, name, tolerance):
     "[H,W] values in `im`, and its [H,W,3] colours if these are meant"
     a = np.asarray(im)
     if im.mode in _GREY:
         a = _grey_values(a, im, raw, name)
-        in_greys = table and all(r == g == b for r,g,b in table)
-        return a, np.stack([a.clip(-1, 256)]*3, -1) if in_greys else None
+        return a, _as_greys(a*255 if im.mode == '1' and (255, 255, 255) in (table or ()) else a, table)
     if im.mode == 'P': return a, _palette_colors(a, im, table, name, tolerance)
     if im.mode != 'RGB':
         raise MaskError(f"{name} is a picture of mode {im.mode}, which holds no ids; save it as grey (8 or 16 bit), "
@@ -255,7 +259,7 @@ def dihedral(x:PILMask, k:int):
     "One of the eight flips and quarter turns, as fastai has it for `PILImage`"
     return x if k == 0 else x.transpose(k-1)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c3271689394
+# %% ../../nbs/lib/data/08_masks.ipynb #c2798171331
 def check_lossless(kind, name):
     "Raises `MaskError` if the compression `kind` of a mask changes ids"
     if not kind: return
@@ -279,10 +283,13 @@ def mask_rows(
 ) -> Rows:             # [H,W] int32 by rows; are these class ids already?; the file's NoData value or None
     "The values that a mask holds, or its class ids where its colours or its type tell them"
     lossy, named = bool((table or ids) and tolerance), isinstance(o, (IdMask, TensorMask))
-    if isinstance(o, AlignedMask): return raster_rows(o.mask, name, o.image, lossy)
+    if isinstance(o, AlignedMask):
+        return in_greys(raster_rows(o.mask, name, o.image, lossy), table, name, tolerance)
     if isinstance(o, (str, Path, bytes)):
-        if is_numpy(o): return array_rows(load_array(o, 'mask'), table, name, tolerance)
-        return raster_rows(o, name, None, lossy) if beyond_pillow(o) else _file_rows(o, table, name, tolerance, lossy)
+        greys = lambda rows: in_greys(rows, table, name, tolerance)
+        if is_numpy(o): return greys(array_rows(load_array(o, 'mask'), table, name, tolerance))
+        if beyond_pillow(o): return greys(raster_rows(o, name, None, lossy))
+        return _file_rows(o, table, name, tolerance, lossy)
     if isinstance(o, Image.Image):
         check_opened(o, name)
         if not lossy: check_lossless(LOSSY.get(getattr(o, 'format', None)), name)
@@ -292,13 +299,24 @@ def mask_rows(
         rows = array_rows(a, None if named else table, name, tolerance)
     return rows._replace(read=lambda at: (rows.read(at)[0], True)) if named else rows._replace(nodata=None)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c3264112303
+# %% ../../nbs/lib/data/08_masks.ipynb #c2130432005
 def mask_values(o, table=None, name='the mask', tolerance=0, ids=None) -> tuple:
     "All of `mask_rows` at once: [H,W] int32; are these class ids already?; the file's NoData value or None"
     rows = mask_rows(o, table, name, tolerance, ids)
     res = np.empty(rows.size, np.int32)
     for at, a, named in rows.blocks(): res[at] = a
     return res, named, rows.nodata
+
+def in_greys(rows, table, name, tolerance) -> Rows:
+    "`Rows` of a file as class ids, if `table` holds greys alone"
+    if _as_greys(np.zeros((0, 0)), table) is None: return rows
+    def read(at):
+        a, named = rows.read(at)
+        if named: return a, True
+        hidden = a == NO_VALUE
+        colors = _as_greys(np.where(hidden, first(table)[0], a), table)
+        return np.where(hidden, NO_VALUE, color_ids(colors, table, name, tolerance)), True
+    return rows._replace(read=read)
 
 def array_rows(a, table, name, tolerance) -> Rows:
     "What an array holds: values, or ids by its colours"

@@ -7,8 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/pairs.html.md"""
 # %% auto #0
 __all__ = ['pair_by_stem']
 
-# %% ../../nbs/lib/data/11_pairs.ipynb #277a2ea1
+# %% ../../nbs/lib/data/11_pairs.ipynb #c2088130934
 import re, unicodedata
+from collections import defaultdict
 from fastai.vision.all import L, Path
 from .errors import *
 from .files import PICTURE_ENDINGS, first_few, picture_files
@@ -113,26 +114,65 @@ def pair_by_stem(
     no_lonely(*found, what)
     return found[0]
 
-# %% ../../nbs/lib/data/11_pairs.ipynb #c38499432
+# %% ../../nbs/lib/data/11_pairs.ipynb #c4188659813
+def _names_of(o, path):
+    "What `skip=` may call file `o`: by its path below `path`, or by its bare name, each with or without ending"
+    at = o.relative_to(path) if o.is_relative_to(path) else o
+    return {str(o), at.as_posix(), at.with_suffix('').as_posix()}, {o.name, o.stem}
+
+def left_in(
+    units,      # tuples of files that belong together
+    skip,       # what to leave out: paths below `path`, or bare names
+    path,       # folder of the data set
+    one=True,   # must a bare name belong to one unit?
+) -> list:
+    "Those of `units` of which no file is named in `skip`"
+    skip, exact, bare = {str(o) for o in L(skip)}, defaultdict(set), defaultdict(set)
+    if not skip: return list(units)
+    for u in units:
+        for names in (_names_of(o, Path(path)) for o in u):
+            for found,which in zip((exact, bare), names, strict=True):
+                for x in which & skip: found[x].add(u)
+    for x in set(bare) - set(exact):
+        if one and len(bare[x]) > 1: raise _unclear(x, bare[x], path)
+    out = {u for x in skip for u in exact.get(x) or bare.get(x, ())}
+    return [u for u in units if u not in out]
+
+def _unclear(x, units, path):
+    "The error about a name that several pairs have"
+    files = sorted(o for u in units for o in u if x in _names_of(o, path)[1])
+    below = [o.relative_to(path).as_posix() if o.is_relative_to(path) else str(o) for o in files]
+    return MaskError(f"`skip=` names {x}, but {len(units)} pairs have a file of that name: {first_few(below)}; write "
+                     f"the path below {path}, such as {below[0]!r}", 'double', files[0], x)
+
+# %% ../../nbs/lib/data/11_pairs.ipynb #c2671265749
 def pairs_in(
     path,            # folder of the data set
     masks,           # folder of the masks below it, or a pattern with stars
     images,          # folder of the images below it, or a pattern with stars
     what='image',    # what errors call the second
-    skip=(),         # names of files to leave out, with or without ending; their partners are left out too
+    skip=(),         # files to leave out, by path below `path` or name, with or without ending; partners, too
     lonely=False,    # give also masks and images without a partner, instead of refusing them
 ):
     "Pairs in two folders, or of two patterns"
-    path, skip = Path(path), {str(o) for o in L(skip)}
+    path = Path(path)
     (ms, mk), (im, ik) = [_files_and_key(path, o) for o in (masks, images)]
-    stays = lambda *fs: not any({o.name, o.stem, o.relative_to(path).as_posix()} & skip for o in fs)
     im = [o for o in im if o not in set(ms)]                       # `*.png` beside `*_mask.png`
     of = {**{o: (ik or _stem)(o) for o in im}, **{o: (mk or _stem)(o) for o in ms}}
     pairs, ms, im = partners(ms, im, what, of.get if mk or ik else None)
-    found = [p for p in pairs if stays(*p)], [o for o in ms if stays(o)], [o for o in im if stays(o)]
+    left = set(left_in([*pairs, *((o,) for o in [*ms, *im])], skip, path))
+    found = [p for p in pairs if p in left], [o for o in ms if (o,) in left], [o for o in im if (o,) in left]
     if lonely: return found
     no_lonely(*found, what)
     return found[0]
+
+def check_skip(path, masks, images, skip):
+    "Raises `MaskError` if a name in `skip` belongs to pairs of both parts of a split"
+    if not skip or len(masks) < 2: return
+    parts = [pairs_in(path, m, i, lonely=True) for m,i in zip(masks, images, strict=True)]
+    pairs = [p for o in parts for p in o[0]]
+    known = {o for p in pairs for o in p}
+    left_in([*pairs, *((o,) for p in parts for o in [*p[1], *p[2]] if o not in known)], skip, path)
 
 def partners_in(path, masks, instances):
     "Pairs of masks and instance maps, as far as there are any"

@@ -122,7 +122,7 @@ def read_stored(raster, window, bands):
             for i,band in zip(idx, a, strict=True): valid |= valid_pixels(ds, i, band, win, raster.tagged)
     return np.stack([data[b] for b in bands], -1), valid
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c61168350
+# %% ../../nbs/lib/data/05_raster.ipynb #c157643038
 class StoredRaster(RasterHeader):
     "A raster whose windows are read as stored, on its own grid or another one"
     def __init__(self, fns, bands=None):
@@ -130,7 +130,8 @@ class StoredRaster(RasterHeader):
         self.bands = [bands] if isinstance(bands, int) else bands and list(bands)
         for o in self.bands or []:
             if not 1 <= o <= self.count:
-                raise ValueError(f"{self} has the bands 1..{self.count}, not {o}; bands are counted from one")
+                raise MaskError(f"{self} has the bands 1..{self.count}, not {o}; bands are counted from one", 'bands',
+                                self.fns[0], self.count)
 
     def read(self,
         window=None,    # (row, column, height, width); default: all of it

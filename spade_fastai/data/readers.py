@@ -27,7 +27,7 @@ from .masks import *
 from .masks import mask_values
 from .images import *
 
-# %% ../../nbs/lib/data/13_readers.ipynb #c1279625966
+# %% ../../nbs/lib/data/13_readers.ipynb #c172944893
 def _codes_of(codes, ids):
     "Class names: those given, else the names in `ids`"
     if codes is None:
@@ -37,12 +37,20 @@ def _codes_of(codes, ids):
     if not codes: raise MaskError("`codes` is empty; give one name for each class, in the order of the ids", 'classes')
     return codes
 
-def _class_id(value, o, codes, place):
-    "The class id of name or id `o`; `place` is {name: id}"
-    if isinstance(o, str) and o in place: return place[o]
-    if not isinstance(o, str) and 0 <= o < len(codes): return int(o)
-    msg = f"`ids` says that {value} is {o!r}, but the classes are {first_few(codes, 20)}; add it to the codes"
-    raise MaskError(msg, 'classes', value=o)
+def _whole(o): return isinstance(o, (int, float, np.number)) and float(o).is_integer()
+
+def _class_ids(ids, codes):
+    "{value: class id} of {value: name or id}"
+    at, res = {o: i for i,o in reversed([*enumerate(codes)])}, {}              # of equal names the first
+    for value,o in ids.items():
+        if not _whole(value):
+            raise MaskError(f"`ids` has the value {value!r}; values in masks are whole numbers", 'classes', value=value)
+        i = at.get(o) if isinstance(o, str) else o if _whole(o) and 0 <= o < len(codes) else None
+        if i is None:
+            msg = f"`ids` says that {value} is {o!r}, but the classes are {first_few(codes, 20)}; add it to the codes"
+            raise MaskError(msg, 'classes', value=o)
+        res[int(value)] = int(i)
+    return res
 
 def _shown_colors(table, codes, ignore):
     "For each class its first colour in `table`; None if some have none"
@@ -53,7 +61,7 @@ def _shown_colors(table, codes, ignore):
                         f"each id needs a name", 'classes', value=sorted(colors))
     return [colors[i] for i in sorted(colors)] if len(colors) == len(codes) else None
 
-# %% ../../nbs/lib/data/13_readers.ipynb #c487596032
+# %% ../../nbs/lib/data/13_readers.ipynb #c2144118582
 class MaskReader(Transform):
     "Opens masks of one data set: files, pictures, arrays or tensors to checked class ids"
     input_types = AlignedMask, Path, str, bytes, Tensor, np.ndarray, Image.Image
@@ -68,8 +76,7 @@ class MaskReader(Transform):
         said = read_classes(codes) if isinstance(codes, (str, Path)) else Classes(codes)
         table, ids = said.table if table is None else table, said.ids if ids is None else ids
         self.codes, self.table, self.ignore, self.tolerance = _codes_of(said.codes, ids), table, ignore, tolerance
-        place = {o: i for i,o in reversed([*enumerate(self.codes)])}
-        self.ids = None if ids is None else {int(v): _class_id(v, o, self.codes, place) for v,o in ids.items()}
+        self.ids = None if ids is None else _class_ids(ids, self.codes)
         colors = _shown_colors(table, self.codes, ignore)
         self.palette = Palette(self.codes, said.colors or colors)
 

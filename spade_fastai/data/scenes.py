@@ -108,14 +108,14 @@ def with_nodata(reader, masks, images, partly):
     reader.ignore = NO_VALUE if not tags else tags.pop() if len(tags) == 1 else sorted(tags)
     return reader
 
-# %% ../../nbs/lib/data/18_scenes.ipynb #c82665608
+# %% ../../nbs/lib/data/18_scenes.ipynb #c3208571291
 def chip_ids(reader, mask, data, c):
     "Checked ids of the pixels `data` [h,w,C] of the raster `mask`, which is the window `c` of it"
     one = data.shape[-1] == 1
     if one and mask.palette and reader.table:
         o = Image.fromarray(data[..., 0])
         o.putpalette([v for i in range(256) for v in mask.palette.get(i, (0, 0, 0))])
-    elif one: o = data[..., 0]
+    elif one: o = Image.fromarray(data[..., 0]) if reader.table and data.dtype == np.uint8 else data[..., 0]
     elif data.shape[-1] == 3 and data.dtype == np.uint8: o = data
     else:
         raise MaskError(f"mask {mask} has {data.shape[-1]} bands of {data.dtype}; pass one band of ids as "
