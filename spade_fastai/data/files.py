@@ -7,12 +7,12 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/files.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/06_files.ipynb #813d4dd9
-import io
+# %% ../../nbs/lib/data/06_files.ipynb #c4248922179
+import io, os
 from collections import namedtuple
 from importlib.util import find_spec
 import numpy as np
-from fastai.vision.all import Image, L, Path, first, get_files, image_extensions
+from fastai.vision.all import Image, L, Path, first, image_extensions
 from .errors import *
 from .grids import *
 from .grids import nearest_pixels
@@ -147,7 +147,33 @@ def load_array(fn, what, mmap=False):
                         f"with `np.save`", 'frames', fn, len(a.files))
     return a[a.files[0]]
 
-# %% ../../nbs/lib/data/06_files.ipynb #c05547953
+# %% ../../nbs/lib/data/06_files.ipynb #c3782572581
+def _place(p):
+    "What tells a real folder from all others"
+    s = os.stat(p)
+    return s.st_dev, s.st_ino
+
+def _cannot_list(e):
+    raise MaskError(f"cannot list folder {e.filename}: {e.strerror}; correct its rights, or take it out", 'unreadable',
+                    e.filename) from e
+
+def folders_below(path, only=()):
+    "`path` and all real folders below it, each once, with the names of their files; `only` these directly below"
+    path = Path(path)
+    todo, seen = [path], {_place(o) for o in path.resolve().parents}
+    while todo:
+        links = []
+        for p, ds, fs in (o for top in todo for o in os.walk(top, onerror=_cannot_list)):
+            asked = lambda o, top=Path(p) == path: o in only if top and only else o[0] != '.'
+            new = (here := _place(p)) not in seen
+            ds[:] = sorted(filter(asked, ds)) if new else []
+            if not new: continue
+            seen.add(here)
+            links += [Path(p, o) for o in ds if os.path.islink(os.path.join(p, o))]
+            yield Path(p), sorted(fs)
+        todo = sorted(o for o in links if o.is_dir())
+
+# %% ../../nbs/lib/data/06_files.ipynb #c3530175497
 PICTURE_ENDINGS = image_extensions | {'.npy', '.npz', '.img'}
 
 def picture_files(
@@ -161,7 +187,9 @@ def picture_files(
         near = sorted(o.name for o in p.parent.iterdir() if o.is_dir()) if p.parent.is_dir() else []
         there = f"; folders in {p.parent}: {first_few(near, 9)}" if near else ""
         raise MissingFile(f"there is no folder {p}{there}", file=p)
-    files = sorted(get_files(path, PICTURE_ENDINGS, folders=folders))
+    ours = lambda o: o[0] != '.' and os.path.splitext(o)[1].lower() in PICTURE_ENDINGS
+    below = [(p, fs) for p,fs in folders_below(path, L(folders)) if p != path or not folders or '.' in L(folders)]
+    files = sorted(p/o for p,fs in below for o in fs if ours(o))
     if files: return files
     msg = f"no picture files in {path}; masks and images are files such as .png, .tif or .jpg"
     raise MaskError(msg, 'missing', path)
