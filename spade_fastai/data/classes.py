@@ -297,7 +297,7 @@ def maybe_class_files(path):
     good = [fn for fn,c in _readable([o for _,o in files]) if len(c.codes) > 1]
     return [o for r,o in files if r < 2 or o in good]
 
-# %% ../../nbs/lib/data/07_classes.ipynb #c4016949518
+# %% ../../nbs/lib/data/07_classes.ipynb #c889004963
 def find_codes(
     path,   # folder of a data set
 ) -> Path:
@@ -306,8 +306,8 @@ def find_codes(
     for p,most in ((path, 1), (path/'train', 1), (path.absolute().parent, 0)):
         if found := class_file(p, most): return found
     below = sorted(o for o in path.iterdir() if o.is_dir() and o.name[0] != '.') if path.is_dir() else []
-    if found := _one_of_all([o for p in below[:20] for _,o in _class_files(p, 0)]): return found
-    maybe = maybe_class_files(path)
-    hint = f"; {', '.join(o.name for o in maybe)} may hold them: pass `codes={str(maybe[0])!r}`" if maybe else ''
+    maybe = [*maybe_class_files(path), *(o for p in below[:20] for _,o in _class_files(p, 0))]
+    names = ', '.join(o.relative_to(path).as_posix() for o in maybe)
+    hint = f"; {names} may hold them: pass `codes={str(maybe[0])!r}`" if maybe else ''
     raise MissingFile(f"no codes.txt or class_dict.csv in {path} or the folder above; pass the class names as "
                       f"`codes=`{hint}", 'classes', path, maybe)

@@ -147,7 +147,7 @@ def load_array(fn, what, mmap=False):
                         f"with `np.save`", 'frames', fn, len(a.files))
     return a[a.files[0]]
 
-# %% ../../nbs/lib/data/06_files.ipynb #c3782572581
+# %% ../../nbs/lib/data/06_files.ipynb #c343293788
 def _place(p):
     "What tells a real folder from all others"
     s = os.stat(p)
@@ -172,6 +172,11 @@ def folders_below(path, only=()):
             links += [Path(p, o) for o in ds if os.path.islink(os.path.join(p, o))]
             yield Path(p), sorted(fs)
         todo = sorted(o for o in links if o.is_dir())
+
+def real_folders(folders):
+    "Those of `folders` that are not another one by a second name; of several names one that is no link"
+    own = lambda o: (o.resolve() != o.absolute(), o)
+    return set({_place(o): o for o in sorted(folders, key=own, reverse=True)}.values())
 
 # %% ../../nbs/lib/data/06_files.ipynb #c3530175497
 PICTURE_ENDINGS = image_extensions | {'.npy', '.npz', '.img'}

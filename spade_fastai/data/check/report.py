@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/report.html.md"
 # %% auto #0
 __all__ = ['MaskReport', 'check_masks', 'quick_check']
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c1330132291
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c1116776494
 import os, textwrap
 from collections import Counter, defaultdict
 from copy import copy
@@ -19,6 +19,7 @@ from ...palette import *
 from ..errors import *
 from ..files import AlignedMask
 from ..images import *
+from ..pairs import short_names
 from ..headers import header_size, same_ground, same_size
 from ..readers import *
 from .look import evenly, kind_of, look_at
@@ -242,11 +243,11 @@ def _words(reader, given, cure):
     if 'ids' in kw and kw.get('codes') == list(dict.fromkeys(map(str, kw['ids'].values()))): kw.pop('codes')
     return kw
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c2390423416
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c2475417671
 def _sentence(src, reading, eye, bad, size):
     "The code that loads what can be loaded"
     few = len(src.lonely) < 6                                                   # partners to leave out by name
-    skip = sorted({*map(str, src.skip), *(o.mask.name for o in bad), *(o.name for o in src.lonely if few)})
+    skip = sorted({*map(str, src.skip), *short_names([*(o.mask for o in bad), *src.lonely*few], src.pairs)})
     photos = dict(image_reader=eye.image_reader) if repr(eye.image_reader) != 'ImageReader()' else {}
     bs = min(8, max(1, src.n_train - len(bad)))
     (name, args, kw), *rest = src.start.calls

@@ -7,16 +7,17 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/source.html.md"
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c2010237477
-import re
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c2329710746
+import re, warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from fastai.vision.all import L, Path, first
 from ..errors import *
 from ..files import first_few, picture_files
 from ..classes import find_codes
-from ..pairs import pairs_in, partners_in
-from ..layouts import find_layout, official_name, please_name, role_of, words_of
+from ..pairs import pairs_in, partners_in, split_parts
+from ..splits import by_words, split_column, split_words, train_and_held
+from ..layouts import find_layout, official_layout, please_name, role_of, words_of
 from ..readers import MaskReader
 from ..lists import read_table
 from ..items import SpadeItemList
@@ -47,15 +48,18 @@ class Source:
         if len(self.used) == 1:
             yield Finding('note', "there is only one pair; if it is a large scene, cut it into many with `tile_pairs`")
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c3093190603
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c2000885762
 def _split_of(il, start):
     "`il` and its sentence, with a split"
     if il.splits is not None: return il, start
-    vals = set() if il.df is None or 'split' not in il.df else set(il.df['split'].astype(str))
-    held = first(o for o in ('val', 'valid', 'validation', 'test') if o in vals)
-    if 'train' not in vals or not held: return il.split_by_rand_pct(), start.then('split_by_rand_pct')
-    kw = dict(train='train', valid=held)
-    return il.split_by_col('split', **kw), start.then('split_by_col', 'split', **kw)
+    if col := split_column(il.df):
+        il.split(by_words(col))                                                # words that mean nothing are an error
+        words = {k: v[0] if len(v) == 1 else v for k,v in split_words(il.df[col].unique()).items()}
+        kw = dict(train=words['train'], valid=words.get('valid', words.get('test')))
+        return il.split_by_col(col, **kw), start.then('split_by_col', col, **kw)
+    if split_parts(il.masks): return il.split_by_folder(), start.then('split_by_folder')
+    if len(il) == 1: return il.split_none(), start.then('split_none')
+    return il.split_by_rand_pct(), start.then('split_by_rand_pct')
 
 def _from_list(path, il, start, kind, reader=None):
     "A source of the pairs in a `SpadeItemList`"
@@ -87,16 +91,20 @@ def _columns(path, df):
         if at[1]: kw[role] = at[1]
     return kw
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c1086329338
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c4153539032
 def _known_source(path, codes):
     "The source of an official layout or of a table; None if the folder is neither"
-    if name := official_name(path):
+    if name := official_layout(path, codes)[0]:
         kw = dict(codes=codes) if codes is not None else {}
         il = getattr(SpadeItemList, name)(path, **kw)
         return _from_list(path, il, Sentence((f'SpadeItemList.{name}', (str(path),), kw)), name, il.reader)
-    table = first(o for o in sorted(path.glob('*.csv')) if _is_table(o))
+    tables = [o for o in sorted(path.glob('*.csv')) if o.is_file() and _is_table(o)]
+    table = first(tables)
     kw = _columns(path, read_table(table)) if table else None
     if kw is None: return None
+    if len(tables) > 1:
+        warnings.warn(f"{len(tables)} tables list masks and images: {first_few([o.name for o in tables], 9)}; "
+                      f"{table.name} is taken; make one of them, with a column split")
     il = SpadeItemList.from_csv(path, table.name, codes=['a'], **kw)              # whose classes do not matter here
     return _from_list(path, il, Sentence(('SpadeItemList.from_csv', (str(path), table.name), kw)), table.name)
 
@@ -123,10 +131,15 @@ def _from_folder(path, masks, images, instances):
     kw = {k: v for k,v in kw.items() if v != usual.get(k)}
     return Sentence(('SpadeDataLoaders.from_folder', (str(path),), kw))
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c3969923022
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c2474307317
 def _nothing(path, masks, images):
     return MaskError(f"{path}: no mask in {first_few(masks)} has a partner in {first_few(images)} (partners have the "
                      f"same name before the dot, or before _mask and the like); {please_name(path)}", 'lonely', path)
+
+def _as_folders_say(pairs, told):
+    "How many of the pairs are for training, and those that are used, where folders told the parts of the split"
+    both, _ = train_and_held(told)
+    return len(both[0]), [pairs[i] for o in both for i in o]
 
 def _folder_source(path, masks, images, instances, skip):
     "The source of masks and images in folders or under patterns"
@@ -139,11 +152,13 @@ def _folder_source(path, masks, images, instances, skip):
         lonely += ms + ims
     maps = [i for o in zip(masks, instances, strict=False) for _,i in partners_in(path, *o)]
     found += _others(path, {*(f for p in pairs for f in p), *maps, *lonely}, skip)
-    if len(parts) == 1: n -= max(1, n//10)                                        # what is held back at random
+    told, used = split_parts([m for m,_ in pairs]) if len(parts) == 1 else [], None
+    if told: n, used = _as_folders_say(pairs, told)
+    elif len(parts) == 1: n -= max(1, n//10)                                      # what is held back at random
     start = _from_folder(path, masks, images, instances)
-    return Source(path, 'folders', pairs, n, start, found=found, lonely=lonely, skip=list(skip))
+    return Source(path, 'folders', pairs, n, start, used, found=found, lonely=lonely, skip=list(skip))
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c3661290972
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3974188356
 def source_of(
     path,            # folder of a data set
     masks=None,      # folder or pattern of the masks below it, or two; default: found
@@ -161,9 +176,11 @@ def source_of(
     if masks is None or images is None:
         lay = find_layout(path)
         masks, images, instances = masks or lay.masks, images or lay.images, instances or lay.instances
-    return _folder_source(path, L(masks), L(images), L(instances), skip)
+    src = _folder_source(path, L(masks), L(images), L(instances), skip)
+    if why := official_layout(path, codes)[1]: src.found.append(Finding('note', why))
+    return src
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c242021509
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c2587355798
 def reader_of(
     src:Source,    # where the pairs are
     codes=None,    # class names, or a file with them
@@ -177,6 +194,11 @@ def reader_of(
     if codes is not None or 'ids' in kw:
         said = {} if codes is None else {'codes': str(codes) if isinstance(codes, Path) else codes}
         return MaskReader(codes, **kw), {**said, **kw}
-    try: found = find_codes(src.path)
-    except FileNotFoundError: return None, kw
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        try: found = find_codes(src.path)
+        except MissingFile as e:
+            if e.value: src.found.append(Finding('warning', str(e)))
+            return None, kw
+    src.found += [Finding('warning', str(o.message)) for o in said]
     return MaskReader(found, **kw), kw if found.parent.resolve() == src.path.resolve() else {'codes': str(found), **kw}
