@@ -26,8 +26,12 @@ FolderPairs = namedtuple('FolderPairs', 'train valid codes reading instances', d
 FolderPairs.__doc__ = ("What a layout finds: `train` and `valid` are lists of (mask, image), `valid` None where it "
                        "knows no split; `reading` are options of `MaskReader`; `instances` is {mask: map} or None")
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c778884459
+# %% ../../nbs/lib/data/16_layouts.ipynb #c3924957692
 def _there(path, name): return (path/name.split('*')[0].rstrip('/')).is_dir()
+
+def _partners_if_any(path, masks, instances):
+    try: return partners_in(path, masks, instances)
+    except MissingFile: return []                                                       # not all have downloaded them
 
 def _two_parts(path, parts, codes, instances=(), **reading):
     "`FolderPairs` from (masks, images) of training and of validation, folders or patterns"
@@ -37,7 +41,7 @@ def _two_parts(path, parts, codes, instances=(), **reading):
         raise MissingFile(f"there is no folder {gone}; is {path} the folder above it?", file=gone)
     pairs = [pairs_in(path, *o) for o in there]
     maps = [(m, i) for (m,_),i in zip(there, instances, strict=False) if _there(path, i)]
-    found = dict(o for m,i in maps for o in partners_in(path, m, i))
+    found = dict(o for m,i in maps for o in _partners_if_any(path, m, i))
     whole = len(found) == sum(map(len, pairs))
     valid = pairs[1] if len(pairs) > 1 else None
     return FolderPairs(pairs[0], valid, codes, reading, found if whole and found else None)

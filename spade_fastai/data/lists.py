@@ -199,10 +199,10 @@ def read_table(fn):
     df.attrs.update(file=str(fn), lines=2 if plain else None)
     return df.reset_index(drop=True)
 
-# %% ../../nbs/lib/data/17_lists.ipynb #c218794432
+# %% ../../nbs/lib/data/17_lists.ipynb #c1158235568
 def _names_in(df, col):
     "The names in column `col`, each of which must be there"
-    name = df.attrs.get('file', 'the table')
+    name = f"{df.attrs['file']}: the table" if 'file' in df.attrs else 'the table'
     if col not in df.columns:
         raise MaskError(f"{name} has no column {col!r} but {first_few(df.columns, 9)}; name the columns with "
                         f"`mask_col=` and `image_col=`", 'missing', value=col)

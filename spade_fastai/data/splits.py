@@ -125,7 +125,7 @@ def by_files(
         return _all_but(len(items), _where(o in held for o in items.masks))
     return _split
 
-# %% ../../nbs/lib/data/12_splits.ipynb #c1112580634
+# %% ../../nbs/lib/data/12_splits.ipynb #c1143193446
 def row_name(df, i):
     "What errors call row number `i` of a table: with its file and line, if it was read from one"
     fn, lines = df.attrs.get('file'), df.attrs.get('lines')
@@ -135,8 +135,8 @@ def _column(items, col):
     "Column `col` of the list's table; a missing column, or a row without a value, is an error"
     df = items.df
     if df is None or col not in df.columns:
-        there = f" in {df.attrs.get('file', 'the table')}, only {first_few(df.columns, 9)}" if df is not None else ""
         if df is None: there = "; begin with `from_df` or `from_csv`"
+        else: there = f" in the table, only {first_few(df.columns, 9)} ({df.attrs.get('file', 'made by hand')})"
         raise MaskError(f"there is no column {col!r}{there}", 'missing', value=col)
     if empty := _where(df[col].isna()):
         raise MaskError(f"{row_name(df, empty[0])}: no value in column {col!r} ({len(empty)} such rows); write one, "
