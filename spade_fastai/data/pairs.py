@@ -230,7 +230,7 @@ def partners_in(path, masks, instances):
 
 def _stem(o): return o.stem
 
-# %% ../../nbs/lib/data/11_pairs.ipynb #c1983709342
+# %% ../../nbs/lib/data/11_pairs.ipynb #c2828381487
 def _without_test(pairs, images):
     "`images` without a mask, but not those in a test folder where no mask is"
     parts = split_parts([*(i for _,i in pairs), *images]) if images else []
@@ -242,8 +242,8 @@ def _no_pairs(path, masks, images, ms, im):
     count = lambda o: f"{str(o).count('*')} star{'s'*(str(o).count('*') != 1)}"
     starred = '*' in f'{masks}{images}'
     stars = (f"`masks={str(masks)!r}` has {count(masks)} and `images={str(images)!r}` has {count(images)}: the text "
-             f"that the stars `*` stand for must be the same in a mask and its image, so write as many in both, for the "
-             f"same parts of the names (of a file in a folder the name before the dot counts)")
+             f"that the stars `*` stand for must be the same in a mask and its image, so write as many in both, for "
+             f"the same parts of the names (of a file in a folder the name before the dot counts)")
     if not (more := [*[stars]*starred, *filter(None, [one_a_class(ms, im)])]): return
     names = [first_few(names_below(o), 2) for o in (ms, im)]
     raise MaskError(f"{path}: no mask of {masks} has a partner in {images}, such as {' and '.join(names)}; "
