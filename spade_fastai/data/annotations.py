@@ -7,11 +7,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/annotations.html.md""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/10b_annotations.ipynb #c224660663
+# %% ../../nbs/lib/data/10b_annotations.ipynb #c3597543290
 import os, re
 from collections import Counter, defaultdict
 from itertools import islice
-from fastai.vision.all import Path, first
+from fastai.vision.all import first
 from .files import first_few, folders_below
 
 # %% ../../nbs/lib/data/10b_annotations.ipynb #c1147877171

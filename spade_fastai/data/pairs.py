@@ -7,8 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/pairs.html.md"""
 # %% auto #0
 __all__ = ['pair_by_stem']
 
-# %% ../../nbs/lib/data/11_pairs.ipynb #c2487992139
-import glob, os, re, unicodedata
+# %% ../../nbs/lib/data/11_pairs.ipynb #c517265736
+import os, re, unicodedata
 from collections import Counter, defaultdict
 from functools import lru_cache
 from fastai.vision.all import L, Path, first
