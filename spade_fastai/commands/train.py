@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/train.html.md"""
 # %% auto #0
 __all__ = ['TrainOptions', 'load_data', 'StopWatch', 'plot_losses', 'plot_samples', 'train', 'main']
 
-# %% ../../nbs/commands/00_train.ipynb #c552831404
+# %% ../../nbs/commands/00_train.ipynb #c2633845200
 import json, math, platform, re, signal, sys, threading, time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,6 +22,7 @@ from fastcore.all import Path, anno_parser, delegates, store_true
 from .. import __version__
 from ..data.landcover import make_landcover
 from ..data.lists import read_table
+from ..data.splits import by_words
 from ..data.items import SpadeDataLoaders
 from ..data.layouts import find_layout
 from ..data.check.cures import Sentence
@@ -106,7 +107,7 @@ def new_folder(
     new.mkdir(parents=True, exist_ok=True)
     return new
 
-# %% ../../nbs/commands/00_train.ipynb #c2705404123
+# %% ../../nbs/commands/00_train.ipynb #c1207996691
 def _by_table(table, path, names, **kwargs):
     "The pairs and the split that a csv file lists; `names` are the folders of masks and images, None to find them"
     df = read_table(table)
@@ -115,8 +116,7 @@ def _by_table(table, path, names, **kwargs):
                          f"split (train or val)")
     found = names if all(names) else find_layout(path)
     masks, images = [(a or b)[0] for a,b in zip(names, found[:2], strict=True)]
-    return SpadeDataLoaders.from_df(df, path, masks=masks, images=images, valid_col='split', train='train',
-                                    valid=['val', 'valid'], **kwargs)
+    return SpadeDataLoaders.from_df(df, path, masks=masks, images=images, split=by_words('split'), **kwargs)
 
 # %% ../../nbs/commands/00_train.ipynb #c2919831953
 def _as_options(text):

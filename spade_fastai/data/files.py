@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/files.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/06_files.ipynb #c3503809100
+# %% ../../nbs/lib/data/06_files.ipynb #c2536704927
 import io, os
 from collections import namedtuple
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 import numpy as np
 from PIL.ImageFile import ImageFile
-from fastai.vision.all import Image, L, Path, first, get_files, image_extensions
+from fastai.vision.all import Image, L, Path, first, image_extensions
 from .errors import *
 from .signatures import (Facts, array_header, check_facts, exif_turn, in_memory, kind_of_file, look_into,
     most_pixels, too_large, unreadable)
@@ -175,6 +175,37 @@ def load_array(fn, what, mmap=False):
     except MaskError: raise
     except Exception as e: raise unreadable(fn, what, str(e) or type(e).__name__, "save it anew with `np.save`") from e
 
+# %% ../../nbs/lib/data/06_files.ipynb #c343293788
+def _place(p):
+    "What tells a real folder from all others"
+    s = os.stat(p)
+    return s.st_dev, s.st_ino
+
+def _cannot_list(e):
+    raise MaskError(f"cannot list folder {e.filename}: {e.strerror}; correct its rights, or take it out", 'unreadable',
+                    e.filename) from e
+
+def folders_below(path, only=()):
+    "`path` and all real folders below it, each once, with the names of their files; `only` these directly below"
+    path = Path(path)
+    todo, seen = [path], {_place(o) for o in path.resolve().parents}
+    while todo:
+        links = []
+        for p, ds, fs in (o for top in todo for o in os.walk(top, onerror=_cannot_list)):
+            asked = lambda o, top=Path(p) == path: o in only if top and only else o[0] != '.'
+            new = (here := _place(p)) not in seen
+            ds[:] = sorted(filter(asked, ds)) if new else []
+            if not new: continue
+            seen.add(here)
+            links += [Path(p, o) for o in ds if os.path.islink(os.path.join(p, o))]
+            yield Path(p), sorted(fs)
+        todo = sorted(o for o in links if o.is_dir())
+
+def real_folders(folders):
+    "Those of `folders` that are not another one by a second name; of several names one that is no link"
+    own = lambda o: (o.resolve() != o.absolute(), o)
+    return set({_place(o): o for o in sorted(folders, key=own, reverse=True)}.values())
+
 # %% ../../nbs/lib/data/06_files.ipynb #c1096131550
 def closed_folders(path):
     "An error for each folder in or below `path` that cannot be looked into"
@@ -183,7 +214,7 @@ def closed_folders(path):
     return [MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, "
                       f"or take it out", 'unreadable', Path(e.filename)) for e in errors]
 
-# %% ../../nbs/lib/data/06_files.ipynb #c1222460492
+# %% ../../nbs/lib/data/06_files.ipynb #c26853449
 PICTURE_ENDINGS = image_extensions | {'.npy', '.npz', '.img'}
 
 def picture_files(
@@ -197,7 +228,9 @@ def picture_files(
         near = sorted(o.name for o in p.parent.iterdir() if o.is_dir()) if p.parent.is_dir() else []
         there = f"; folders in {p.parent}: {first_few(near, 9)}" if near else ""
         raise MissingFile(f"there is no folder {p}{there}", file=p)
-    files = sorted(get_files(path, PICTURE_ENDINGS, folders=folders))
+    ours = lambda o: o[0] != '.' and os.path.splitext(o)[1].lower() in PICTURE_ENDINGS
+    below = [(p, fs) for p,fs in folders_below(path, L(folders)) if p != path or not folders or '.' in L(folders)]
+    files = sorted(p/o for p,fs in below for o in fs if ours(o))
     if files: return files
     for e in closed_folders(path): raise e
     msg = f"no picture files in {path}; masks and images are files such as .png, .tif or .jpg"

@@ -7,16 +7,17 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/source.html.md"
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c3685587513
-import re
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c2089835474
+import re, warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from fastai.vision.all import L, Path, first
 from ..errors import *
 from ..files import closed_folders, first_few, picture_files
 from ..classes import find_codes, read_text
-from ..pairs import check_skip, left_in, pairs_in, partners_in
-from ..layouts import find_layout, official_name, please_name, role_of, words_of
+from ..pairs import check_skip, left_in, pairs_in, partners_in, split_parts
+from ..splits import by_words, split_column, split_words, train_and_held
+from ..layouts import find_layout, official_layout, please_name, role_of, words_of
 from ..readers import *
 from ..readers import as_reader
 from ..lists import read_table
@@ -52,15 +53,18 @@ class Source:
         if len(self.used) == 1:
             yield Finding('note', "there is only one pair; if it is a large scene, cut it into many with `tile_pairs`")
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c4016951593
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c4164463189
 def _split_of(il, start):
     "`il` and its sentence, with a split"
     if il.splits is not None: return il, start
-    vals = set() if il.df is None or 'split' not in il.df else set(il.df['split'].astype(str))
-    held = first(o for o in ('val', 'valid', 'validation', 'test') if o in vals)
-    if 'train' not in vals or not held: return il.split_by_rand_pct(), start.then('split_by_rand_pct')
-    kw = dict(train='train', valid=held)
-    return il.split_by_col('split', **kw), start.then('split_by_col', 'split', **kw)
+    if col := split_column(il.df):
+        il.split(by_words(col))                                                # words that mean nothing are an error
+        words = {k: v[0] if len(v) == 1 else v for k,v in split_words(il.df[col].unique()).items()}
+        kw = dict(train=words['train'], valid=words.get('valid', words.get('test')))
+        return il.split_by_col(col, **kw), start.then('split_by_col', col, **kw)
+    if split_parts(il.masks): return il.split_by_folder(), start.then('split_by_folder')
+    if len(il) == 1: return il.split_none(), start.then('split_none')
+    return il.split_by_rand_pct(), start.then('split_by_rand_pct')
 
 def _from_list(path, il, start, kind, skip, reader=None):
     "A source of the pairs in a `SpadeItemList`"
@@ -97,11 +101,15 @@ def _columns(path, df):
         if at[1]: kw[role] = at[1]
     return kw
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c1323302233
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c1956580946
 def _table_in(path, found):
     "A csv file that lists pairs, and the arguments of `from_csv` for it; None if there is none"
-    table = first(o for o in sorted(path.glob('*.csv')) if o.is_file() and _is_table(o, found))
-    if table is None: return None
+    tables = [o for o in sorted(path.glob('*.csv')) if o.is_file() and _is_table(o, found)]
+    if (table := first(tables)) is None: return None
+    if len(tables) > 1:
+        found.append(Finding('warning', f"{len(tables)} tables list masks and images: "
+                             f"{first_few([o.name for o in tables], 9)}; {table.name} is taken; make one of them, with "
+                             "a column split", tables))
     try: kw = _columns(path, read_table(table))
     except Exception as e:                                                # pandas may raise anything about its text
         found.append(Finding('error', str(as_error(e, table, 'table')), [table]))
@@ -110,7 +118,7 @@ def _table_in(path, found):
 
 def _known_source(path, codes, skip, found):
     "The source of an official layout or of a table; None if the folder is neither"
-    if name := official_name(path):
+    if name := official_layout(path, codes)[0]:
         kw = dict(codes=codes) if codes is not None else {}
         il = getattr(SpadeItemList, name)(path, **kw)
         return _from_list(path, il, Sentence((f'SpadeItemList.{name}', (str(path),), kw)), name, skip, il.reader)
@@ -142,10 +150,15 @@ def _from_folder(path, masks, images, instances):
     kw = {k: v for k,v in kw.items() if v != usual.get(k)}
     return Sentence(('SpadeDataLoaders.from_folder', (str(path),), kw))
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c3911604613
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c83229241
 def _nothing(path, masks, images):
     return MaskError(f"{path}: no mask in {first_few(masks)} has a partner in {first_few(images)} (partners have the "
                      f"same name before the dot, or before _mask and the like); {please_name(path)}", 'lonely', path)
+
+def _as_folders_say(pairs, told):
+    "How many of the pairs are for training, and those that are used, where folders told the parts of the split"
+    both, _ = train_and_held(told)
+    return len(both[0]), [pairs[i] for o in both for i in o]
 
 def _folder_source(path, masks, images, instances, skip):
     "The source of masks and images in folders or under patterns"
@@ -159,11 +172,13 @@ def _folder_source(path, masks, images, instances, skip):
         lonely += ms + ims
     maps = dict(p for o in zip(masks, instances, strict=False) for p in partners_in(path, *o))
     found += _others(path, {*(f for p in pairs for f in p), *maps.values(), *lonely}, skip)
-    if len(parts) == 1: n -= max(1, n//10)                                        # what is held back at random
+    told, used = split_parts([m for m,_ in pairs]) if len(parts) == 1 else [], None
+    if told: n, used = _as_folders_say(pairs, told)
+    elif len(parts) == 1: n -= max(1, n//10)                                      # what is held back at random
     start = _from_folder(path, masks, images, instances)
-    return Source(path, 'folders', pairs, n, start, found=found, lonely=lonely, skip=list(skip), instances=maps)
+    return Source(path, 'folders', pairs, n, start, used, found=found, lonely=lonely, skip=list(skip), instances=maps)
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c4277713431
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3231236588
 def _source_of(path, masks, images, codes, instances, skip):
     "The source of the pairs, which are looked for in folder `path` where nobody says where they are"
     found = []
@@ -174,6 +189,7 @@ def _source_of(path, masks, images, codes, instances, skip):
         lay = find_layout(path)
         masks, images, instances = masks or L(lay.masks), images or L(lay.images), instances or L(lay.instances)
     src = _folder_source(path, masks, images, instances, skip)
+    if why := official_layout(path, codes)[1]: found.append(Finding('note', why))
     src.found[:0] = found
     return src
 
@@ -196,15 +212,19 @@ def source_of(
     src.found[:0] = [Finding('error', str(e), [e.file]) for e in closed]
     return src
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c85516816
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c1773979007
 def _class_file(src):
     "The class file of a folder and its reader, each None if it has none that can be read, which is noted once"
     if src.said is not None: return src.said
     src.said = None, None
     try:
-        found = find_codes(src.path)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter('always')
+            found = find_codes(src.path)
+        src.found += [Finding('warning', str(o.message)) for o in heard]
         src.said = found, MaskReader(found)
-    except FileNotFoundError: pass
+    except FileNotFoundError as e:
+        if getattr(e, 'value', None): src.found.append(Finding('warning', str(e)))    # files that may hold them
     except Exception as e:                                                # it may hold anything
         fn = Path(getattr(e, 'file', None) or getattr(e, 'filename', None) or src.path)
         if [fn] not in [o.files for o in src.found]:
