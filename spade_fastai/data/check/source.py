@@ -212,7 +212,7 @@ def source_of(
     src.found[:0] = [Finding('error', str(e), [e.file]) for e in closed]
     return src
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c1773979007
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3302239719
 def _class_file(src):
     "The class file of a folder and its reader, each None if it has none that can be read, which is noted once"
     if src.said is not None: return src.said
@@ -254,7 +254,8 @@ def reader_of(
         return as_reader(codes, **kw), {**said, **kw}
     found, r = _class_file(src)
     if found is None: return None, kw
-    return as_reader(found, **kw) if kw else r, kw if found.parent.resolve() == src.path.resolve() else {'codes': str(found), **kw}
+    said = {} if found.parent.resolve() == src.path.resolve() else {'codes': str(found)}
+    return as_reader(found, **kw) if kw else r, {**said, **kw}
 
 # %% ../../../nbs/lib/data/check/04_source.ipynb #c3124587876
 def says_values(fn, reader):
