@@ -374,7 +374,7 @@ def maybe_class_files(path):
     good = [fn for fn,c in _readable([o for _,o in files]) if len(c.codes) > 1]
     return [o for r,o in files if r < 2 or o in good]
 
-# %% ../../nbs/lib/data/07_classes.ipynb #c889004963
+# %% ../../nbs/lib/data/07_classes.ipynb #c3743534962
 def find_codes(
     path,   # folder of a data set
 ) -> Path:
@@ -387,4 +387,4 @@ def find_codes(
     names = ', '.join(o.relative_to(path).as_posix() for o in maybe)
     hint = f"; {names} may hold them: pass `codes={str(maybe[0])!r}`" if maybe else ''
     raise MissingFile(f"no codes.txt or class_dict.csv in {path} or the folder above; pass the class names as "
-                      f"`codes=`{hint}", 'classes', path, maybe)
+                      f"`codes=`{hint}", 'classes', path, maybe or None)

@@ -7,13 +7,14 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/items.html.md"""
 # %% auto #0
 __all__ = ['SpadeDataLoaders', 'SpadeItemList']
 
-# %% ../../nbs/lib/data/22_items.ipynb #c125574307
+# %% ../../nbs/lib/data/22_items.ipynb #c65958062
 from fastai.vision.all import DataLoaders, L, Path, delegates
 from .errors import *
 from .files import first_few
 from .images import *
 from .pairs import check_skip, pairs_in, partners_in
 from .splits import *
+from .splits import usual_split
 from .readers import *
 from .readers import share
 from .chips import SceneLoaders
