@@ -359,7 +359,7 @@ def test_links_count_once_and_loops_end(tmp_path):
 
 def test_one_name_in_two_folders(tmp_path):
     p = pairs(tmp_path/'d', 'labels/{}.png', 'images/{}.jpg', ['train/1', 'train/2', 'val/1'])
-    says = ['2 files are called 1.png', 'train/1.png', 'val/1.png']
+    says = ['2 pairs have a file of that name', 'train/1.png', 'val/1.png']
     il = SpadeItemList.from_folder(p/'labels', CODES).label_from_folder('images')
     check_error(says, pairs_in, p, 'labels', 'images', skip='1.png')
     check_error(says, il.leave_out, '1.png')
@@ -367,7 +367,7 @@ def test_one_name_in_two_folders(tmp_path):
     assert il.split_by_files(['val/1']).splits == ([0, 1], [2])
     assert [o.relative_to(p/'labels').as_posix() for o in il.leave_out('train/1.png')] == ['train/2.png', 'val/1.png']
     parts = dict(masks=('labels/train', 'labels/val'), images=('images/train', 'images/val'))
-    check_error('2 files are called 1', SpadeDataLoaders.from_folder, p, CODES, **parts, skip='1', bs=1)
+    check_error('2 pairs have a file of that name', SpadeDataLoaders.from_folder, p, CODES, **parts, skip='1', bs=1)
     (p/'images/val/1.jpg').unlink()
     check_error('1 of 3 masks have no image: val/1.png', pairs_in, p, 'labels', 'images')
     save(p/'images/val/1.jpg', photo(1)), (p/'labels/val/1.png').write_bytes(b'broken')

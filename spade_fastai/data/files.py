@@ -175,7 +175,7 @@ def load_array(fn, what, mmap=False):
     except MaskError: raise
     except Exception as e: raise unreadable(fn, what, str(e) or type(e).__name__, "save it anew with `np.save`") from e
 
-# %% ../../nbs/lib/data/06_files.ipynb #c343293788
+# %% ../../nbs/lib/data/06_files.ipynb #c2499677549
 def _place(p):
     "What tells a real folder from all others"
     s = os.stat(p)
@@ -185,13 +185,13 @@ def _cannot_list(e):
     raise MaskError(f"cannot list folder {e.filename}: {e.strerror}; correct its rights, or take it out", 'unreadable',
                     e.filename) from e
 
-def folders_below(path, only=()):
-    "`path` and all real folders below it, each once, with the names of their files; `only` these directly below"
+def folders_below(path, only=(), closed=_cannot_list):
+    "`path` and all real folders below it, each once, and the names of their files; `closed` is told of what is shut"
     path = Path(path)
     todo, seen = [path], {_place(o) for o in path.resolve().parents}
     while todo:
         links = []
-        for p, ds, fs in (o for top in todo for o in os.walk(top, onerror=_cannot_list)):
+        for p, ds, fs in (o for top in todo for o in os.walk(top, onerror=closed)):
             asked = lambda o, top=Path(p) == path: o in only if top and only else o[0] != '.'
             new = (here := _place(p)) not in seen
             ds[:] = sorted(filter(asked, ds)) if new else []
@@ -206,11 +206,11 @@ def real_folders(folders):
     own = lambda o: (o.resolve() != o.absolute(), o)
     return set({_place(o): o for o in sorted(folders, key=own, reverse=True)}.values())
 
-# %% ../../nbs/lib/data/06_files.ipynb #c1096131550
+# %% ../../nbs/lib/data/06_files.ipynb #c2900417974
 def closed_folders(path):
     "An error for each folder in or below `path` that cannot be looked into"
     errors = []
-    for _ in os.walk(path, onerror=errors.append, followlinks=True): pass
+    for _ in folders_below(path, closed=errors.append): pass
     return [MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, "
                       f"or take it out", 'unreadable', Path(e.filename)) for e in errors]
 

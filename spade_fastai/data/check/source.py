@@ -127,7 +127,7 @@ def _known_source(path, codes, skip, found):
     il = SpadeItemList.from_csv(path, name, codes=['a'], **kw)                    # whose classes do not matter here
     return _from_list(path, il, Sentence(('SpadeItemList.from_csv', (str(path), name), kw)), name, skip)
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c2275810670
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3519204386
 def _lonely(path, files, what, other):
     "A finding about files without a partner"
     n, s, names = len(files), 's have' if len(files) > 1 else ' has', first_few([below(o, path) for o in files])
@@ -136,7 +136,9 @@ def _lonely(path, files, what, other):
 
 def _others(path, used, skip):
     "A note about picture files that are in no pair"
-    rest = [o for o, in left_in([(o,) for o in picture_files(path) if o not in used], skip, path, one=False)]
+    try: there = picture_files(path)
+    except MaskError: return                                             # a folder that is shut has been named already
+    rest = [o for o, in left_in([(o,) for o in there if o not in used], skip, path, one=False)]
     places = [f'{n} in {k}' for k,n in Counter(o.parent.relative_to(path).as_posix() for o in rest).items()]
     if places:
         yield Finding('note', f"other picture files were not looked at: {first_few(places, 9)}; to use them, name "
