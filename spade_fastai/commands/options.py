@@ -7,13 +7,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/options.html.md"""
 # %% auto #0
 __all__ = ['TrainOptions']
 
-# %% ../../nbs/commands/03_options.ipynb #c2776649204
+# %% ../../nbs/commands/03_options.ipynb #c1438166910
 import json, math, os, re, shutil
 from dataclasses import asdict, dataclass, fields, replace
 import torch
 from fastcore.all import Path, store_true
 from ..learner import *
-from .terminal import can_hold, check_number, check_text
+from .terminal import can_hold, check_number, check_places, check_text
 
 # %% ../../nbs/commands/03_options.ipynb #c526899037
 @dataclass
@@ -46,7 +46,7 @@ def as_options(text):
     as_typed = lambda m: f"`--{m[1]}`" if m[2] in ('', 'True') else f"`--{m[1]} {m[2]}`"
     return re.sub(f"`({names})=([^`]*)`", as_typed, text)
 
-# %% ../../nbs/commands/03_options.ipynb #c1075698885
+# %% ../../nbs/commands/03_options.ipynb #c1366576838
 LIMITS = dict(size=(1, 16384), bs=(1, 65536), tiles=(1, 1_000_000), epochs=(1, 10_000_000), seed=(0, 2**32 - 1),
               workers=(0, max(32, 4*(os.cpu_count() or 1))))
 
@@ -57,23 +57,6 @@ def ignored(text):
     except ValueError: values = [math.inf]
     if max(map(abs, values)) < 2**32: return values[0] if len(values) == 1 else values
     raise ValueError(f"--ignore {text} must be a whole number, or several: 255,254")
-
-def check_places(
-    o,                            # options
-    names=('masks', 'images'),    # those that name folders or patterns
-):
-    "Raises ValueError for folders and patterns that lie nowhere below `path`"
-    for name in names:
-        if getattr(o, name) is None: continue
-        places = str(getattr(o, name)).split(',')
-        if not all(p.strip() for p in places) or len(places) > 2:
-            raise ValueError(f"--{name} {getattr(o, name)} must be a folder, or two: 'train,valid'")
-        for p in places:
-            if Path(p).is_absolute() and re.search(r'[*?\[]', p):
-                raise ValueError(f"--{name} {p} is a pattern with a place of its own; write it as seen from the "
-                                 f"folder of the data set, such as {Path(p).name}")
-            if re.search(r'\*\*[^/]|[^/]\*\*|\*\*\*', p):
-                raise ValueError(f"--{name} {p} cannot be read; `**` stands for folders, as in masks/**/*.png")
 
 def _check_each(o):
     "Raises ValueError for an option that nobody could mean"

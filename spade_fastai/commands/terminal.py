@@ -7,8 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/terminal.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/commands/00_terminal.ipynb #c3436649289
-import argparse, errno, math, numbers, os, re, signal, sys, threading, unicodedata
+# %% ../../nbs/commands/00_terminal.ipynb #c1042401207
+import math, numbers, os, re, signal, sys, threading, unicodedata
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from itertools import count
@@ -64,7 +64,7 @@ def on_signals(
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-# %% ../../nbs/commands/00_terminal.ipynb #c35318289
+# %% ../../nbs/commands/00_terminal.ipynb #c1901849413
 def typed(
     cls,        # dataclass of the options
     prog:str,   # name of the command
@@ -73,9 +73,9 @@ def typed(
     "The options that were typed, by name; what cannot be read ends the program with status 2"
     parser = anno_parser(cls, prog=prog)
     parser.error = lambda e: parser.exit(2, f'{prog}: {shown(e)}; `{prog} --help` shows what there is\n')
-    parser.set_defaults(**{o.name: argparse.SUPPRESS for o in fields(cls)})
+    parser.set_defaults(**{o.name: None for o in fields(cls)})
     args = vars(parser.parse_args(argv))
-    return {o.name: args[o.name] for o in fields(cls) if o.name in args}
+    return {o.name: args[o.name] for o in fields(cls) if args[o.name] is not None}
 
 def run_command(
     prog:str,     # name of the command
@@ -114,6 +114,24 @@ def check_text(
             raise ValueError(f"--{name} {shown(ascii(str(value)))} holds a control character; rename the file, or "
                              "type it anew")
 
+# %% ../../nbs/commands/00_terminal.ipynb #c1588306469
+def check_places(
+    o,                            # options
+    names=('masks', 'images'),    # those that name folders or patterns
+):
+    "Raises ValueError for folders and patterns that lie nowhere below `path`"
+    for name in names:
+        if getattr(o, name) is None: continue
+        places = str(getattr(o, name)).split(',')
+        if not all(p.strip() for p in places) or len(places) > 2:
+            raise ValueError(f"--{name} {getattr(o, name)} must be a folder, or two: 'train,valid'")
+        for p in places:
+            if Path(p).is_absolute() and re.search(r'[*?\[]', p):
+                raise ValueError(f"--{name} {p} is a pattern with a place of its own; write it as seen from the "
+                                 f"folder of the data set, such as {Path(p).name}")
+            if re.search(r'\*\*[^/]|[^/]\*\*|\*\*\*', p):
+                raise ValueError(f"--{name} {p} cannot be read; `**` stands for folders, as in masks/**/*.png")
+
 # %% ../../nbs/commands/00_terminal.ipynb #c605045084
 @contextmanager
 def whole_file(
@@ -133,36 +151,43 @@ def whole_file(
     finally:
         with suppress(OSError): new.unlink()
 
-# %% ../../nbs/commands/00_terminal.ipynb #c1730621951
+# %% ../../nbs/commands/00_terminal.ipynb #c836494585
+def _place(path):
+    "The first folder above `path`, or itself, that is there; raises OSError for a file and for a link to nowhere"
+    for o in (path, *path.absolute().parents):
+        if o.is_symlink() and not o.exists():
+            raise OSError(f"--out {path}: {o} is a link to {os.readlink(o)}, which is not there; name another folder")
+        if o.exists() and not o.is_dir(): raise OSError(f"--out {path}: {o} is a file; name another folder")
+        if o.exists(): return o
+
 def can_hold(path):
     "Raises OSError where no folder `path` can be made or written to, as far as one sees before"
-    path = Path(path)
-    if path.is_symlink() and not path.exists():
-        raise OSError(f"--out {path} is a link to {os.readlink(path)}, which is not there; make it, or name another")
-    there = next(o for o in (path, *path.absolute().parents) if o.exists())
-    if not there.is_dir(): raise OSError(f"--out {path}: {there} is a file; name another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OSError(f"--out {path}: you may not write to {there}; name another folder")
+    path = Path(path) if Path(path).name not in ('', '..') else Path(path).resolve()
+    if not path.name: raise OSError(f"--out {path} has no name of its own; name a folder in it")
+    try: there = _place(path)
+    except OSError as e:
+        if e.errno is None: raise                                              # ours
+        raise OSError(f"--out {path} cannot be made ({e.strerror}); name another folder") from e
+    if os.access(there, os.W_OK | os.X_OK): return path
+    raise OSError(f"--out {path}: you may not write to {there}; name another folder")
 
 def new_folder(
     path,              # wanted folder
     note:str='{}',     # what `config.json` in it says
 ) -> Path:
     "Make folder `path`, or `path_1`, `path_2` … if there is something in it already"
-    path = Path(path) if Path(path).name not in ('', '..') else Path(path).resolve()
+    path = can_hold(path)
     for n in count():
         new = path.with_name(f'{path.name}_{n}') if n else path
         try:
-            if n == 0: can_hold(new)
             new.mkdir(parents=True, exist_ok=True)
             if any(new.iterdir()): continue
             with open(new/'config.json', 'x', encoding='utf-8') as f: f.write(note)    # one of us can
             return new
-        except FileExistsError: continue
-        except (OSError, ValueError) as e:
-            if getattr(e, 'errno', None) is None and str(e).startswith('--out'): raise
-            why = getattr(e, 'strerror', None) or e
-            raise OSError(f"--out {new} cannot be made ({why}); name another folder") from e
+        except FileExistsError:
+            if not os.path.lexists(new): raise                                 # something on the way to it
+        except OSError as e:
+            raise OSError(f"--out {new} cannot be made ({e.strerror}); name another folder") from e
 
 # %% ../../nbs/commands/00_terminal.ipynb #c1752941821
 def _locked(folder):

@@ -179,13 +179,13 @@ def plot_samples(
     grid.before_fit()
     save_figure(grid.plot(), path, dpi=120, bbox_inches='tight')
 
-# %% ../../nbs/commands/04_train.ipynb #c2081051500
+# %% ../../nbs/commands/04_train.ipynb #c2359183932
 class WholeSamples(SampleGrid):
     "A `SampleGrid` whose files are there whole or not at all"
     def put(self, fig, in_notebook:bool):
         save_figure(fig, self.folder/f'epoch_{self.epoch:03d}.png', dpi=100, bbox_inches='tight')
 
-class History(Callback):
+class LossTable(Callback):
     "The table of losses as a csv file, as fastai's `CSVLogger` has it"
     order = 60
     def __init__(self, file): self.file = file
@@ -209,7 +209,7 @@ def peak_memory(device) -> float:
     except ImportError: return None  # Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)/1e9
 
-# %% ../../nbs/commands/04_train.ipynb #c3090604815
+# %% ../../nbs/commands/04_train.ipynb #c853015933
 def run_report(learn, run:dict) -> dict:
     "What is known of a run and of the machine, for report.json"
     device, versions = next(learn.model.parameters()).device, dict(python=platform.python_version())
@@ -223,7 +223,7 @@ def run_report(learn, run:dict) -> dict:
 def _say(report, out):
     "What a report holds, in two lines"
     said = f"{report['batches']} batches in {report['seconds']/60:.1f} minutes"
-    if report['stopped']: said += f", stopped {report['stopped']}"
+    if report['stopped']: said = f"\n{said}, stopped {report['stopped']}"        # the bar has not ended its line
     if acc := report.get('colour_accuracy'):
         said += (f"; nearest-colour accuracy {acc['real']:.3f} on real, {acc['fake']:.3f} on drawn pictures "
                  f"(ratio {acc['ratio']:.2f})")
@@ -257,7 +257,7 @@ def leave_results(
     _say(report, out)
     return out
 
-# %% ../../nbs/commands/04_train.ipynb #c280651685
+# %% ../../nbs/commands/04_train.ipynb #c3137588082
 class Keeper(Checkpoint):
     "A `Checkpoint` in folder `out` that also keeps the weights, and takes no more than half a percent of the time"
     name = 'checkpoint'                                           # the training loop knows it by this name
@@ -274,7 +274,7 @@ class Keeper(Checkpoint):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             super().save(epoch, batch)
-        except (OSError, RuntimeError) as e:                      # torch says a full disk in words of its own
+        except (OSError, RuntimeError, MemoryError) as e:         # torch says a full disk in words of its own
             for o in self.folder.glob('*.new'): o.unlink()
             raise OSError(f"cannot write a checkpoint to {self.folder} ({e}); make room there") from e
         self.keep_weights()
@@ -343,7 +343,7 @@ def _learner(o, dls) -> SpadeLearner:
           f"{o.size} pixels; preset {o.preset} on {o.device}")
     return spade_learner(dls, presets[o.preset], sample_grid=None, cbs=EMA())
 
-# %% ../../nbs/commands/04_train.ipynb #c3295680628
+# %% ../../nbs/commands/04_train.ipynb #c2791648911
 def _fitted(learn, o, epochs) -> dict:
     "Trains; gives what is known of the run"
     out = learn.path
@@ -351,7 +351,7 @@ def _fitted(learn, o, epochs) -> dict:
     write_json(out/'config.json', dict(command=noted(o), planned_epochs=epochs))
     watch, wait = StopWatch(o.minutes), DataWait()
     fit_and_keep(learn, epochs, watch, [WholeSamples(n=6, folder=out/'samples', show=False),
-                                        History(out/'history.csv'), wait])
+                                        LossTable(out/'history.csv'), wait])
     return dict(seconds=watch.seconds(), seconds_waiting_for_data=wait.waited, stopped=watch.stopped,
                 planned_epochs=epochs)
 
