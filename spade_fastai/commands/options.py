@@ -71,7 +71,7 @@ def _check_each(o):
         raise ValueError(f"--codes {o.codes} is a folder; name the file in it, such as {Path(o.codes)/'codes.txt'}")
     ignored(o.ignore), check_places(o)
 
-# %% ../../nbs/commands/03_options.ipynb #c1935902160
+# %% ../../nbs/commands/03_options.ipynb #c637649370
 def _memory(device) -> float:
     "Bytes of memory that there are, inf where the system does not say"
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_properties(device).total_memory
@@ -85,7 +85,7 @@ def _check_room(o, device):
         raise ValueError(f"--size {o.size} with --bs {o.bs} takes more than the {there/1e9:.0f} GB of memory on "
                          f"{device} for one batch; pass smaller ones")
     if o.path is not None: return
-    place = next(p for p in Path(o.out).absolute().parents if p.exists())
+    place = next(p for p in [*Path(o.resume or o.out).absolute().parents, Path.cwd()] if p.exists())
     disk, free = o.tiles*(8192 + o.size**2), shutil.disk_usage(place).free
     if disk > free:
         raise ValueError(f"--tiles {o.tiles} of --size {o.size} take some {disk/1e9:.1f} GB, and there are "
@@ -101,7 +101,7 @@ def _check_together(o):
         raise ValueError(f"--tiles {o.tiles} are too few for one batch of {o.bs}; make at least "
                          f"{math.ceil(o.bs*10/9) + 1}")
 
-# %% ../../nbs/commands/03_options.ipynb #c3225069401
+# %% ../../nbs/commands/03_options.ipynb #c1560844192
 def _device(wanted) -> str:
     "A device that computes"
     device = str(wanted or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -114,8 +114,8 @@ def settled(o:TrainOptions) -> TrainOptions:
     "`o` with device and minutes filled in; options that cannot work raise ValueError"
     _check_each(o); _check_together(o)
     device = _device(o.device)
-    _check_room(o, device)
     if o.resume is None: can_hold(o.out)
+    _check_room(o, device)
     minutes = 3.8 if o.minutes is None and o.epochs is None else o.minutes
     return replace(o, device=device, minutes=minutes)
 
