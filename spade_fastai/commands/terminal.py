@@ -64,7 +64,7 @@ def on_signals(
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-# %% ../../nbs/commands/00_terminal.ipynb #c1901849413
+# %% ../../nbs/commands/00_terminal.ipynb #c3325016158
 def typed(
     cls,        # dataclass of the options
     prog:str,   # name of the command
@@ -75,6 +75,8 @@ def typed(
     parser.error = lambda e: parser.exit(2, f'{prog}: {shown(e)}; `{prog} --help` shows what there is\n')
     parser.set_defaults(**{o.name: None for o in fields(cls)})
     args = vars(parser.parse_args(argv))
+    for k, v in args.items():
+        if isinstance(v, list): parser.error(f'argument --{k}: expected one value, not --')    # `--out=--`
     return {o.name: args[o.name] for o in fields(cls) if args[o.name] is not None}
 
 def run_command(
@@ -114,7 +116,7 @@ def check_text(
             raise ValueError(f"--{name} {shown(ascii(str(value)))} holds a control character; rename the file, or "
                              "type it anew")
 
-# %% ../../nbs/commands/00_terminal.ipynb #c1588306469
+# %% ../../nbs/commands/00_terminal.ipynb #c786258310
 def check_places(
     o,                            # options
     names=('masks', 'images'),    # those that name folders or patterns
@@ -126,6 +128,9 @@ def check_places(
         if not all(p.strip() for p in places) or len(places) > 2:
             raise ValueError(f"--{name} {getattr(o, name)} must be a folder, or two: 'train,valid'")
         for p in places:
+            folder = Path(getattr(o, 'path', None) or '.').resolve()
+            if '\0' not in p and (folder/p).resolve() in folder.parents:
+                raise ValueError(f"--{name} {p} holds the folder of the data set itself; name one inside it")
             if Path(p).is_absolute() and re.search(r'[*?\[]', p):
                 raise ValueError(f"--{name} {p} is a pattern with a place of its own; write it as seen from the "
                                  f"folder of the data set, such as {Path(p).name}")
