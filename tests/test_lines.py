@@ -30,8 +30,10 @@ CHECK = {
     '--limit': ['-1', '0', '1.5', 'all', '1e3'], '--tolerance': ['-1', '1.5', 'nan', str(10**400)],
     '--size': ['0', '-8', '800000000', '64x64'], '--skip': ['', '  '],
     '--masks': ['/etc/*', '/*/*.png', 'a,b,c', 'labels,', '', '***', 'a\x1b[2J', 'nowhere', 'no*where'],
-    '--images': ['/etc/*', '', ',', 'images\n'], '--instances': ['/etc/*', '', 'nowhere', '/', '..'],
-    '--codes': ['no.txt', 'a,,b', '', '/'], '--figure': ['--', 'fig', 'fig.xyz', 'no/fig.png', '', 'fig.', '/', 'f\x07.png'],
+    '--images': ['/etc/*', '', ',', 'images\n'],
+    '--instances': ['/etc/*', '', 'nowhere', '/', '..'],
+    '--codes': ['no.txt', 'a,,b', '', '/'],
+    '--figure': ['--', 'fig', 'fig.xyz', 'no/fig.png', '', 'fig.', '/', 'f\x07.png'],
     '--nonsense': ['1', '\x1b[2J']}
 
 @pytest.mark.odd
@@ -53,7 +55,8 @@ TRAIN = {
     '--size': ['800000000', '0', '-64', '60', '1.5', str(10**30)], '--bs': ['0', '1', '-4', str(10**9), 'x'],
     '--tiles': ['0', '4', str(10**12), '-1', '1e3'], '--epochs': ['0', '-1', '1.5', str(10**400), str(10**9)],
     '--seed': ['-1', str(2**32), 'x'], '--workers': ['-1', '100000', 'all'], '--preset': ['huge', '', 'TINY'],
-    '--out': ['', '\t', 'a\x7fb', '--', '/'], '--codes': ['codes.txt'], '--ignore': ['255'], '--masks': ['labels'], '--path': ['']}
+    '--out': ['', '\t', 'a\x7fb', '--', '/'],
+    '--codes': ['codes.txt'], '--ignore': ['255'], '--masks': ['labels'], '--path': ['']}
 OWN = {
     '--ignore': ['1.5', 'void', '', '255,', 'nan', '99999999999'], '--codes': ['no.txt', '', '/'],
     '--masks': ['/etc/*', '', 'a,b,c', 'labels,', '***', 'nowhere'], '--images': ['/etc/*', 'x\n'],
