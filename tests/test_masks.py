@@ -453,11 +453,13 @@ def ids_of(dls, stem='a'):
         for i, b in zip(ds.items, dl, strict=False):
             if bare_stem(Path(str(i[0])).stem) == stem: return plain(b[0])[0].numpy()
 
+@pytest.mark.odd
 @pytest.mark.parametrize('name', READ)
 def test_is_read(name, folder):
     make, kw, want = READ[name]
     np.testing.assert_array_equal(ids_of(load(folder, make, **kw)), want)
 
+@pytest.mark.odd
 @pytest.mark.parametrize('name', REFUSED)
 def test_is_refused(name, folder):
     make, kw, says = REFUSED[name]

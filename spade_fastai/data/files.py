@@ -175,15 +175,15 @@ def load_array(fn, what, mmap=False):
     except MaskError: raise
     except Exception as e: raise unreadable(fn, what, str(e) or type(e).__name__, "save it anew with `np.save`") from e
 
-# %% ../../nbs/lib/data/06_files.ipynb #c2499677549
+# %% ../../nbs/lib/data/06_files.ipynb #c3617506437
 def _place(p):
     "What tells a real folder from all others"
     s = os.stat(p)
     return s.st_dev, s.st_ino
 
 def _cannot_list(e):
-    raise MaskError(f"cannot list folder {e.filename}: {e.strerror}; correct its rights, or take it out", 'unreadable',
-                    e.filename) from e
+    raise MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, or "
+                    f"take it out", 'unreadable', Path(e.filename)) from e
 
 def folders_below(path, only=(), closed=_cannot_list):
     "`path` and all real folders below it, each once, and the names of their files; `closed` is told of what is shut"
@@ -214,12 +214,13 @@ def closed_folders(path):
     return [MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, "
                       f"or take it out", 'unreadable', Path(e.filename)) for e in errors]
 
-# %% ../../nbs/lib/data/06_files.ipynb #c26853449
+# %% ../../nbs/lib/data/06_files.ipynb #c914672966
 PICTURE_ENDINGS = image_extensions | {'.npy', '.npz', '.img'}
 
 def picture_files(
     path,          # folder, searched with all folders below it
     folders=None,  # only these folders directly below `path`
+    closed=_cannot_list,   # is told of a folder that cannot be looked into; by default it is an error
 ) -> list:
     "The picture files below `path`, sorted; a missing or empty folder is an error"
     path = Path(path)
@@ -229,7 +230,7 @@ def picture_files(
         there = f"; folders in {p.parent}: {first_few(near, 9)}" if near else ""
         raise MissingFile(f"there is no folder {p}{there}", file=p)
     ours = lambda o: o[0] != '.' and os.path.splitext(o)[1].lower() in PICTURE_ENDINGS
-    below = [(p, fs) for p,fs in folders_below(path, L(folders)) if p != path or not folders or '.' in L(folders)]
+    below = [(p, fs) for p,fs in folders_below(path, L(folders), closed) if p != path or not folders or '.' in L(folders)]
     files = sorted(p/o for p,fs in below for o in fs if ours(o))
     if files: return files
     for e in closed_folders(path): raise e

@@ -356,10 +356,12 @@ def _one_name(names, role):
     stars = [o[0] if len(set(o)) == 1 else '*' for o in zip(*comps, strict=True)]
     return '/'.join(stars) + '/*'*is_folder
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c1765390183
+# %% ../../nbs/lib/data/16_layouts.ipynb #c1417029657
+def _left_out(e): warnings.warn(f"cannot look into folder {e.filename} ({e.strerror or e}); it is left out")
+
 def please_name(path):
     "What to ask for, and what there is to choose from"
-    files = picture_files(path)
+    files = picture_files(path, closed=_left_out)
     places = Counter(o.parent.relative_to(path).as_posix() for o in files)
     folders = [f'{k} ({n} files)' for k,n in places.items()]
     there = f"folders: {first_few(folders, 9)}"
@@ -369,7 +371,7 @@ def please_name(path):
             f"images='*_rgb.tif' (in a terminal --masks labels --images photos, or --masks '*_lc.tif' --images "
             f"'*_rgb.tif'); there are the {there}" + f'; {more}'*bool(more))
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c4144482325
+# %% ../../nbs/lib/data/16_layouts.ipynb #c3187175784
 Layout = namedtuple('Layout', 'masks images instances split', defaults=(None, None))
 
 def find_layout(
@@ -377,7 +379,7 @@ def find_layout(
 ) -> Layout:  # names or patterns for `SpadeDataLoaders.from_folder`, each a tuple of one, or of training and validation
     "Where masks, images and instance maps lie below `path`"
     path = Path(path)
-    files = picture_files(path)
+    files = picture_files(path, closed=_left_out)
     dirs = _folder_roles(path, files)
     several = _several(dirs)
     groups = not several and _by_folders(dirs)

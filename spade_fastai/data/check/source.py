@@ -7,11 +7,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/source.html.md"
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c2089835474
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c1270078327
 import re, warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from fastai.vision.all import L, Path, first
+from fastai.vision.all import L, Path, first, noop
 from ..errors import *
 from ..files import closed_folders, first_few, picture_files
 from ..classes import find_codes, read_text
@@ -127,7 +127,7 @@ def _known_source(path, codes, skip, found):
     il = SpadeItemList.from_csv(path, name, codes=['a'], **kw)                    # whose classes do not matter here
     return _from_list(path, il, Sentence(('SpadeItemList.from_csv', (str(path), name), kw)), name, skip)
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c3519204386
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c162790655
 def _lonely(path, files, what, other):
     "A finding about files without a partner"
     n, s, names = len(files), 's have' if len(files) > 1 else ' has', first_few([below(o, path) for o in files])
@@ -136,8 +136,7 @@ def _lonely(path, files, what, other):
 
 def _others(path, used, skip):
     "A note about picture files that are in no pair"
-    try: there = picture_files(path)
-    except MaskError: return                                             # a folder that is shut has been named already
+    there = picture_files(path, closed=noop)                             # a folder that is shut is named elsewhere
     rest = [o for o, in left_in([(o,) for o in there if o not in used], skip, path, one=False)]
     places = [f'{n} in {k}' for k,n in Counter(o.parent.relative_to(path).as_posix() for o in rest).items()]
     if places:
