@@ -15,7 +15,7 @@ from fastai.vision.all import Path, first
 from .errors import *
 from .signatures import first_bytes, unreadable
 
-# %% ../../nbs/lib/data/07_classes.ipynb #c274677762
+# %% ../../nbs/lib/data/07_classes.ipynb #c401491969
 Classes = namedtuple('Classes', 'codes table ids colors', defaults=(None,)*3)
 
 def read_text(path, most=1 << 26):
@@ -28,7 +28,8 @@ def read_text(path, most=1 << 26):
         msg = f"{path} is not UTF-8 text (byte {e.start} is {e.object[e.start]}); save it anew as UTF-8"
         raise MaskError(msg, 'unreadable', path) from None
     if '\0' not in text: return text
-    raise MaskError(f"{path} is UTF-16, or no text (it holds a zero byte); save it anew as UTF-8 text", 'unreadable', path)
+    said = f"{path} is UTF-16, or no text (it holds a zero byte); save it anew as UTF-8 text"
+    raise MaskError(said, 'unreadable', path)
 
 def separator_of(text): return max(',;\t', key=text.partition('\n')[0].count)
 

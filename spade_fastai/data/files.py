@@ -214,7 +214,7 @@ def closed_folders(path):
     return [MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, "
                       f"or take it out", 'unreadable', Path(e.filename)) for e in errors]
 
-# %% ../../nbs/lib/data/06_files.ipynb #c914672966
+# %% ../../nbs/lib/data/06_files.ipynb #c2204900897
 PICTURE_ENDINGS = image_extensions | {'.npy', '.npz', '.img'}
 
 def picture_files(
@@ -230,7 +230,8 @@ def picture_files(
         there = f"; folders in {p.parent}: {first_few(near, 9)}" if near else ""
         raise MissingFile(f"there is no folder {p}{there}", file=p)
     ours = lambda o: o[0] != '.' and os.path.splitext(o)[1].lower() in PICTURE_ENDINGS
-    below = [(p, fs) for p,fs in folders_below(path, L(folders), closed) if p != path or not folders or '.' in L(folders)]
+    here = not folders or '.' in L(folders)
+    below = [(p, fs) for p,fs in folders_below(path, L(folders), closed) if p != path or here]
     files = sorted(p/o for p,fs in below for o in fs if ours(o))
     if files: return files
     for e in closed_folders(path): raise e
