@@ -34,7 +34,7 @@ class PixelLoss(nn.Module):
     def activation(self, x): return x
     def decodes(self, x): return TensorImage(x)
 
-# %% ../../nbs/lib/train/06_gan.ipynb #c3910589916
+# %% ../../nbs/lib/train/06_gan.ipynb #c1093669259
 class LossTerm(Metric):
     "One term's mean over the last training epoch, as a column"
     def __init__(self, term:str, log): self.term, self.log = term, log
@@ -64,7 +64,7 @@ class LossTerms(Callback):
         return {k: vars(self)[k] for k in ('sums', 'counts', 'history', 'first') if k in vars(self)}
     def load_state_dict(self, state:dict):
         for k, kind in dict(sums=dict, counts=dict, history=list, first=int).items():
-            if not isinstance(state.get(k, kind()), kind): raise ValueError(f"`{k}` of the loss terms is no {kind.__name__}")
+            if not isinstance(state.get(k, kind()), kind): raise ValueError(f"`{k}` is no {kind.__name__}")
             if k in state: setattr(self, k, state[k])
 
 # %% ../../nbs/lib/train/06_gan.ipynb #7b15d733

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/train/resume.html.md"""
 # %% auto #0
 __all__ = ['read_checkpoint', 'Checkpoint']
 
-# %% ../../nbs/lib/train/11_resume.ipynb #c2387480611
+# %% ../../nbs/lib/train/11_resume.ipynb #c4082409983
 import json, os, random, socket, time, warnings, zipfile, zlib
 from contextlib import contextmanager
 from inspect import signature
@@ -20,7 +20,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, Tr
 from fastai.vision.all import Callback, Optimizer, ParamScheduler, Recorder, ShowGraphCallback, to_device
 from fastcore.all import L
 from ..core import plain
-from ..guards import check_finite, whole
+from ..guards import check_finite
 from .switchers import GANSwitcher
 
 # %% ../../nbs/lib/train/11_resume.ipynb #67f978d2
@@ -278,7 +278,7 @@ def _from_batch(
         dl.sample = sample
         yield from enumerate(dl, n)
 
-# %% ../../nbs/lib/train/11_resume.ipynb #c1422356150
+# %% ../../nbs/lib/train/11_resume.ipynb #c3979070204
 _losses, _counted = ('gen_loss_func', 'crit_loss_func'), ('train_iter', 'pct_train', 'last_loss', 'smooth_loss')
 
 def _capture(learn) -> dict:
@@ -293,7 +293,7 @@ def _capture(learn) -> dict:
 
 def _set_learner(learn, counted:dict, device):
     if strange := set(counted) - set(_counted): raise ValueError(f"{', '.join(map(str, strange))} is not counted")
-    if 'train_iter' in counted: whole('train_iter', counted['train_iter'], 0)
+    if type(n := counted.get('train_iter', 0)) is not int or n < 0: raise ValueError(f'train_iter is {n!r:.40}')
     for k, v in counted.items(): setattr(learn, k, to_device(v, device) if k == 'last_loss' else v)
 
 def _set_opt(learn, state:dict, device):
