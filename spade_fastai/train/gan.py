@@ -7,7 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/train/gan.html.md"""
 # %% auto #0
 __all__ = ['PixelLoss', 'GANLearner', 'GAN']
 
-# %% ../../nbs/lib/train/06_gan.ipynb #c3966436165
+# %% ../../nbs/lib/train/06_gan.ipynb #c2137143013
+import threading
 from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ def refuse_what_counts_batches(learn):
         raise ValueError("fastai's MixedPrecision opens half precision once a batch, and a batch has two losses here; "
                          "call `learn.to_fp16()` or `learn.to_bf16()` instead of passing it")
 
-# %% ../../nbs/lib/train/06_gan.ipynb #c212934654
+# %% ../../nbs/lib/train/06_gan.ipynb #c2797033097
 def in_parts(xb, yb, bs:int) -> list:
     "Inputs, targets and share of the whole, for parts of `bs` items"
     n = len(yb[0])
@@ -103,9 +104,12 @@ class GANLoop(GANStep):
         if any(p.is_inference() for p in self.model.parameters()):
             raise ValueError("the networks were made inside `torch.inference_mode`, so they cannot learn; make or load "
                              "them outside of it")
-        with self.checkpoint.at_work() if hasattr(self, 'checkpoint') else nullcontext(0) as first:
-            for self.epoch in range(first, self.n_epoch):
-                self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        self.fit_in = threading.get_ident()
+        try:
+            with self.checkpoint.at_work() if hasattr(self, 'checkpoint') else nullcontext(0) as first:
+                for self.epoch in range(first, self.n_epoch):
+                    self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        finally: self.fit_in = None
 
     def all_batches(self):
         self.n_iter = len(self.dl)
