@@ -138,7 +138,7 @@ def as_encoder(sd:dict):
     return ConvEncoder(nf=first.shape[0], nz=sd['fc_mu.weight'].shape[0], size=2**(n + 2), base=how['norm'],
                        weight_norm=how['weight_norm'])
 
-# %% ../nbs/lib/05_official.ipynb #c1922130866
+# %% ../nbs/lib/05_official.ipynb #c3688889682
 KINDS = {'conv_img.weight': ('generator', as_generator),      # a tensor that only this network has
          'discriminator_0.model0.0.weight': ('critic', as_critic), 'fc_mu.weight': ('encoder', as_encoder)}
 
@@ -165,6 +165,7 @@ def check_tensor(path, name:str, t:Tensor):
         raise ValueError(f"{path}: tensor {name} holds no plain numbers ({t.layout}, {t.device.type})")
     if not (t.is_floating_point() or count and t.dtype == torch.int64):
         raise ValueError(f"{path}: tensor {name} is {t.dtype}; weights are floats")
+    if not t.numel(): raise ValueError(f"{path}: tensor {name} is empty, {list(t.shape)}")
     there = t.untyped_storage().nbytes()//t.element_size()
     if t.numel() > there:
         raise ValueError(f"{path}: tensor {name} says that it has {t.numel()} numbers, {list(t.shape)}, but the file "

@@ -59,7 +59,7 @@ def test_statistics_and_the_last_step_are_seen_at_the_end_of_the_epoch():
         order = 99
         def after_batch(self):
             if self.training and self.iter == self.n_iter - 1: statistic(nan)(self.learn)
-    with pytest.raises(ValueError, match='after epoch 0 .* running_mean'): quiet(learner(Last()), 2)
+    with pytest.raises(ValueError, match='after epoch 0 .*running_mean'): quiet(learner(Last()), 2)
 
 def test_own_loss_terms_are_named():
     def odd(fake_pred, output): return dict(shape=output.mean(), colour=output.mean()/0)

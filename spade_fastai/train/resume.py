@@ -175,7 +175,7 @@ def _schedule(learn) -> list:
     scheds = [f for cb in learn._grab_cbs(ParamScheduler) for f in cb.scheds.values()]
     return [np.asarray(f(p), float).ravel().tolist() for f in scheds for p in np.linspace(0, .99, 12)]
 
-# %% ../../nbs/lib/train/11_resume.ipynb #c3486229156
+# %% ../../nbs/lib/train/11_resume.ipynb #c547218060
 def _plan(learn) -> dict:
     "What must be the same when a training goes on, in words that an error can use"
     dls = learn.dls
@@ -226,7 +226,7 @@ def _check_same(learn, state:dict, file):
     if bad := set(_with_memory(learn)) ^ set(state['callbacks']):
         raise ValueError(f"{file} is of a training with other callbacks: {', '.join(sorted(map(str, bad)))} was there "
                          "and is not now, or the reverse; pass the same, or another folder")
-    for k, most in dict(epoch=learn.n_epoch, batch=max(len(learn.dls.train) - 1, 0)).items():
+    for k, most in dict(epoch=learn.n_epoch, batch=len(learn.dls.train)).items():
         if not 0 <= state[k] <= most: raise _odd(file, k, f'{state[k]} is not in 0..{most}')
 
 # %% ../../nbs/lib/train/11_resume.ipynb #c3409666615
@@ -278,7 +278,7 @@ def _from_batch(
         dl.sample = sample
         yield from enumerate(dl, n)
 
-# %% ../../nbs/lib/train/11_resume.ipynb #c3979070204
+# %% ../../nbs/lib/train/11_resume.ipynb #c1240312365
 _losses, _counted = ('gen_loss_func', 'crit_loss_func'), ('train_iter', 'pct_train', 'last_loss', 'smooth_loss')
 
 def _capture(learn) -> dict:
@@ -321,7 +321,8 @@ def _restore(learn, state:dict, random_state:dict, file):
         random=lambda: _set_random_state(learn, random_state))
     for entry, put_back in steps.items():
         try: put_back()
-        except Exception as e: raise _odd(file, entry, e) from e
+        except Exception as e:
+            raise _odd(file, 'start' if entry == 'random' and random_state is state['start'] else entry, e) from e
 
 # %% ../../nbs/lib/train/11_resume.ipynb #c3266433229
 def _born(pid) -> str:
