@@ -175,7 +175,7 @@ def _schedule(learn) -> list:
     scheds = [f for cb in learn._grab_cbs(ParamScheduler) for f in cb.scheds.values()]
     return [np.asarray(f(p), float).ravel().tolist() for f in scheds for p in np.linspace(0, .99, 12)]
 
-# %% ../../nbs/lib/train/11_resume.ipynb #c547218060
+# %% ../../nbs/lib/train/11_resume.ipynb #c4204808287
 def _plan(learn) -> dict:
     "What must be the same when a training goes on, in words that an error can use"
     dls = learn.dls
@@ -213,6 +213,7 @@ def _check_entries(state:dict, file):
     if not isinstance(state.get('start'), begun): raise _odd(file, 'start', 'no random numbers')
     check_finite(file, state['model'].items())
 
+# %% ../../nbs/lib/train/11_resume.ipynb #c2544583015
 def _check_same(learn, state:dict, file):
     "Raise ValueError unless `file`, which holds `state`, is of this training"
     _check_entries(state, file)
