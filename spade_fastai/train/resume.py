@@ -374,7 +374,7 @@ def only_one(folder:Path):
         _held.discard(lock)
         if _read_lock(lock) == me: lock.unlink(missing_ok=True)
 
-# %% ../../nbs/lib/train/11_resume.ipynb #c3953161067
+# %% ../../nbs/lib/train/11_resume.ipynb #c849389929
 class CheckpointWriter(Callback):
     "Base: writes all that a training needs to go on exactly, every so often"
     order, run_valid = 1000, False     # when all others are done
@@ -408,8 +408,8 @@ class CheckpointWriter(Callback):
 
     def save(self, epoch:int, batch:int):
         "Write where we are: to go on with `batch` of `epoch`"
-        stamps = torch.tensor([o[1:] for o in self.stamps], dtype=torch.int64).view(-1, 2)
-        state = dict(epoch=epoch, batch=batch, plan=self.plan, start=self.start, stamps=stamps, **_capture(self.learn))
+        state = dict(epoch=epoch, batch=batch, plan=self.plan, start=self.start, **_capture(self.learn))
+        if self.stamps: state['stamps'] = torch.tensor([o[1:] for o in self.stamps], dtype=torch.int64)
         _write(state, self.folder/f'batch_{self.train_iter:09d}.ckpt')
         for old in self.files[:-self.keep]: old.unlink(missing_ok=True)
         self.written = time.monotonic()
