@@ -149,7 +149,15 @@ def drawn_z(
     cond = None if _is_z(style) else Cond(generator.encode.ids(its_ids), generator.encode)
     return style_z(style, encoder, seed, cond)
 
-# %% ../nbs/lib/02_drawing.ipynb #c3831779658
+# %% ../nbs/lib/02_drawing.ipynb #c132281153
+def check_weights(generator:nn.Module):
+    "Raises ValueError for weights that are not finite; those of a folded copy, which are compared anyway, once"
+    way = vars(getattr(generator, 'generator', generator)).get('forward')
+    copy = getattr(way, 'memory', {}).get('kept', (None,))[0]
+    if copy is not None and 'finite' in vars(copy): return
+    check_finite(type(generator).__name__, generator)
+    if copy is not None: copy.__dict__['finite'] = True
+
 def drawn(generator, ids, z, given:dict, seed=None) -> Tensor:
     "What `generator` draws for [H,W] ids, [3,H,W]"
     more = {k: v for k, v in given.items() if v is not None}
@@ -159,6 +167,7 @@ def drawn(generator, ids, z, given:dict, seed=None) -> Tensor:
     except RuntimeError as e:
         if z is None: raise
         raise ValueError(f"z of shape {list(z.shape)} does not fit this network ({str(e).splitlines()[0]})") from e
+    check_weights(generator)
     if not pic.isfinite().all():
         raise ValueError("the picture holds NaN: the numbers in this network overflow; train it with a lower rate")
     return pic
@@ -167,7 +176,7 @@ def as_picture(pic:Tensor) -> PILImage:
     "[3,H,W] in [-1,1] as a picture of 8 bits"
     return PILImage.create(((pic.float().cpu() + 1)*127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
-# %% ../nbs/lib/02_drawing.ipynb #c1749748626
+# %% ../nbs/lib/02_drawing.ipynb #c1897231275
 def generate(
     generator:nn.Module,  # a `SPADEGenerator`, or another that keeps to its protocol
     mask,                 # [H,W] class ids: file, PIL picture, array or tensor; or a list of these
@@ -192,7 +201,6 @@ def generate(
     device = next((p.device for p in generator.parameters()), None)
     given = dict(instance=None if instance is None else _instance_ids(instance, size),
                  maps=None if maps is None else _float_maps(maps, size, device))
-    check_finite(type(generator).__name__, generator)
     ours = z is None and style is None
     if z is None or style is not None: z = drawn_z(generator, ids, seed, style, reader, encoder)
     if not ours: z = checked_z(z, generator, tuple(ids.shape))

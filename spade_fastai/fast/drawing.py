@@ -65,10 +65,12 @@ class FoldedSPADE(nn.Module):
     def _map(self, cond:Cond) -> Tensor:
         return self.second(F.relu(self.first(cond.seg)).contiguous(memory_format=torch.channels_last))
 
-# %% ../../nbs/lib/fast/07_drawing.ipynb #c2388579468
+# %% ../../nbs/lib/fast/07_drawing.ipynb #c3639906918
 def foreign(m:nn.Module) -> bool:
     "Whether the class of a module is neither ours nor torch's nor fastai's"
-    return not kind(m).__module__.startswith(('spade_fastai.', 'torch.nn.', 'fastai.'))
+    return _foreign(type(m)) or type(m).__module__ == parametrize.__name__ and _foreign(kind(m))
+
+def _foreign(cls) -> bool: return not cls.__module__.startswith(('spade_fastai.', 'torch.nn.', 'fastai.'))
 
 def _fold(norm):
     "A norm for drawing: folded if it is a SPADE as it was written, else itself"
@@ -170,13 +172,13 @@ def folded(
     "A copy of `gen` that draws the same pictures faster and cannot be trained"
     return FoldedGenerator(gen)
 
-# %% ../../nbs/lib/fast/07_drawing.ipynb #c1109886568
-_plain = int, float, str, tuple, type(None)
+# %% ../../nbs/lib/fast/07_drawing.ipynb #c2352321322
+_plain = {int, float, bool, str, tuple, type(None)}
 
 def _parts(gen) -> list:
     "Who each module of `gen` is (a view has its parameters), its class and the attributes of it that are plain"
     who = lambda m: m if foreign(m) else m._parameters
-    plain = lambda m: [(k, v) for k, v in vars(m).items() if isinstance(v, _plain)]
+    plain = lambda m: [(k, v) for k, v in vars(m).items() if type(v) in _plain]
     return [(who(m), type(m), plain(m)) for m in gen.modules()]
 
 def _same_parts(a, b) -> bool:

@@ -51,7 +51,7 @@ def _replaced(m) -> bool:
     own = vars(m).keys() & _methods(type(m))
     return bool(own) and any(not isinstance(vars(m)[k], Way) for k in own)
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #c869575044
+# %% ../../nbs/lib/fast/00_ways.ipynb #c661829174
 def as_written(
     m:nn.Module,   # asked of
     cls:type,      # what it should be
@@ -60,7 +60,7 @@ def as_written(
 ) -> bool:
     "Whether `m` is a `cls` as that was written, with nothing replaced and no hook inside"
     if kind(m) is not cls or cls not in _written or _replaced(m): return False
-    if not all(map(unchanged, {kind(o) for o in m.modules()})): return False
+    if not all(map(unchanged, {kind(o) for o in {type(o): o for o in m.modules()}.values()})): return False
     kinds = 'forward', 'forward_pre', 'backward', 'backward_pre'
     if any(getattr(nn.modules.module, f'_global_{k}_hooks', None) for k in kinds): return False
     if outer and _listened(m, known): return False
