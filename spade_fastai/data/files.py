@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/files.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/06_files.ipynb #c2536704927
+# %% ../../nbs/lib/data/06_files.ipynb #c3734351935
 import io, os
 from collections import namedtuple
 from collections.abc import Callable
@@ -17,8 +17,8 @@ import numpy as np
 from PIL.ImageFile import ImageFile
 from fastai.vision.all import Image, L, Path, first, image_extensions
 from .errors import *
-from .signatures import (Facts, array_header, check_facts, exif_turn, in_memory, kind_of_file, look_into,
-    most_pixels, too_large, unreadable)
+from .signatures import (Facts, array_header, check_facts, exif_turn, in_memory, kind_of_file,
+    look_into, most_pixels, too_large, unreadable)
 from .grids import *
 from .grids import nearest_pixels
 from .raster import *
