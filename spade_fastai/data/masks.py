@@ -44,11 +44,11 @@ def pack_rgb(c):
     return (c[..., 0].astype(np.int32) << 16) | (c[..., 1].astype(np.int32) << 8) | c[..., 2]
 def unpack_rgb(n): return np.stack([n >> 16, n >> 8 & 255, n & 255], -1)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #cd563357c
+# %% ../../nbs/lib/data/08_masks.ipynb #c2114600210
 def nearest_color(cols, keys):
     "For each of `cols` [n,3] the index of the nearest of `keys` [k,3], and its largest difference in a channel"
     near, far = [], []
-    for c in np.array_split(cols, len(cols)//4096 + 1):
+    for c in np.array_split(cols, len(cols)*len(keys)//2**20 + 1):
         d = np.abs(c[:, None] - keys)
         i = (d.max(-1)*2**18 + (d**2).sum(-1)).argmin(1)        # of equally near ones, the nearest in all channels
         near.append(i); far.append(d[np.arange(len(c)), i].max(-1))

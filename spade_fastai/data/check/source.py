@@ -25,7 +25,7 @@ from .look import as_error, below
 from .cures import Sentence
 from .findings import Finding
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c2515122599
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c2071448706
 @dataclass
 class Source:
     "The pairs of a folder, and the sentence that begins with them"
@@ -40,6 +40,7 @@ class Source:
     lonely:list=field(default_factory=list)   # files without a partner
     skip:list=field(default_factory=list)     # names of files that were left out
     instances:dict=field(default_factory=dict)   # {mask: instance map}
+    said:tuple=None                           # (class file, its `MaskReader`), once it was looked for
 
     def __post_init__(self): self.used = self.pairs if self.used is None else self.used
     items = property(lambda self: [(m, *(o for o in (self.instances.get(m),) if o), i) for m,i in self.used])
@@ -195,17 +196,20 @@ def source_of(
     src.found[:0] = [Finding('error', str(e), [e.file]) for e in closed]
     return src
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c237694031
-def _class_file(path):
-    "The class file of a folder, None if it has none that can be read, and a finding about one that cannot"
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c330814318
+def _class_file(src):
+    "The class file of a folder and its reader, each None if it has none that can be read, which is noted once"
+    if src.said is not None: return src.said
+    src.said = None, None
     try:
-        found = find_codes(path)
-        MaskReader(found)
-        return found, None
-    except FileNotFoundError: return None, None
+        found = find_codes(src.path)
+        src.said = found, MaskReader(found)
+    except FileNotFoundError: pass
     except Exception as e:                                                # it may hold anything
-        fn = getattr(e, 'file', None) or getattr(e, 'filename', None) or path
-        return None, Finding('error', str(as_error(e, fn, 'class file')), [Path(fn)])
+        fn = Path(getattr(e, 'file', None) or getattr(e, 'filename', None) or src.path)
+        if [fn] not in [o.files for o in src.found]:
+            src.found.append(Finding('error', str(as_error(e, fn, 'class file')), [fn]))
+    return src.said
 
 def _options(r, kw):
     "Names and options of the `MaskReader` `r`, so that a line of code can say them"
@@ -228,12 +232,12 @@ def reader_of(
     if codes is not None or 'ids' in kw:
         said = {} if codes is None else {'codes': str(codes) if isinstance(codes, Path) else codes}
         return as_reader(codes, **kw), {**said, **kw}
-    found, broken = _class_file(src.path)
-    if broken and broken.files not in [o.files for o in src.found]: src.found.append(broken)
+    found, r = _class_file(src)
     if found is None: return None, kw
-    return as_reader(found, **kw), kw if found.parent.resolve() == src.path.resolve() else {'codes': str(found), **kw}
+    said = {} if found.parent.resolve() == src.path.resolve() else {'codes': str(found)}
+    return as_reader(found, **kw) if kw else r, {**said, **kw}
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c1409254384
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3124587876
 def says_values(fn, reader):
     "Does a class file say which value is which class, and not names and colours alone?"
     kind = fn.suffix.lower()
@@ -253,8 +257,8 @@ def said_by_file(
     if src.reader is not None:
         says = codes is None and (src.kind == 'from_arcgis' or src.reader.table)
         return (src.reader, src.path, True) if says else None
-    fn = Path(codes) if isinstance(codes, (str, Path)) else _class_file(src.path)[0] if codes is None else None
+    fn, reader = _class_file(src) if codes is None else (None, None)
+    if isinstance(codes, (str, Path)): fn, reader = Path(codes), MaskReader(codes)
     if fn is None: return None
-    reader = MaskReader(fn)
     values = says_values(fn, reader)
     return (reader, fn, values) if values or reader.table else None
