@@ -7,8 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/drawing.html.md"""
 # %% auto #0
 __all__ = ['style_z', 'generate', 'show_styles', 'interpolate', 'SpadeDrawer']
 
-# %% ../nbs/lib/02_drawing.ipynb #c766549137
-from contextlib import contextmanager
+# %% ../nbs/lib/02_drawing.ipynb #c862584138
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,14 +19,20 @@ from fastcore.all import delegates, is_listy
 from .core import *
 from .noise import *
 from .core import plain
+from .guards import check_finite, in_eval, whole
 from .palette import *
 from .data.masks import *
 from .data.images import *
 from .data.readers import *
 from .nets.encoder import *
+from .train.callbacks import fresh_seed, random_state_kept
 
-# %% ../nbs/lib/02_drawing.ipynb #6aea2f7e
-def _pair(size): return size if size is None or is_listy(size) else (size, size)
+# %% ../nbs/lib/02_drawing.ipynb #c571351740
+def _pair(size) -> tuple:
+    "(height, width) of a size in whole pixels, one number for a square"
+    try: h, w = size if is_listy(size) else (size, size)
+    except ValueError: raise ValueError(f"size={size!r} must be (height, width), or one number for a square") from None
+    return whole('size', h), whole('size', w)
 
 def drawn_ids(
     mask,             # [H,W] class ids: file, PIL picture, array or tensor
@@ -36,6 +42,7 @@ def drawn_ids(
 ) -> Tensor:          # [H,W] int64
     "The class ids of a mask that is to be drawn"
     ids = torch.from_numpy(np.array(reader.encodes(mask) if reader else open_mask(mask), dtype=np.int64))
+    if not ids.numel(): raise ValueError(f"the mask is empty, {list(ids.shape)}; give one with pixels")
     if n_ids is not None and isinstance(mask, (str, Path)) and int(ids.max()) >= n_ids:
         raise ValueError(f"mask {mask} has id {int(ids.max())}; the network knows 0..{n_ids-1}; "
                          "change these pixels, or read the mask by the `MaskReader` of the training data")
@@ -52,7 +59,7 @@ def _float_maps(maps, size=None, device=None) -> dict:
     maps = {k: number(v).to(device, torch.float32)[None] for k, v in maps.items()}
     return maps if size is None else {k: resize_nearest(v, _pair(size)) for k, v in maps.items()}
 
-# %% ../nbs/lib/02_drawing.ipynb #cc45c1db
+# %% ../nbs/lib/02_drawing.ipynb #c3095676828
 @contextmanager
 def eval_mode(*nets):
     "Inside, `nets` are in eval mode and nothing is recorded for gradients; afterwards each layer is as it was"
@@ -66,12 +73,16 @@ def eval_mode(*nets):
             if mode: net.train()
         for m, mode in modes: m.training = mode
 
+def _rng(seed=None) -> torch.Generator:
+    "Random numbers of one's own, by `seed` or another each time; those of training stay as they are"
+    return torch.Generator().manual_seed(fresh_seed() if seed is None else whole('seed', seed, 0, 2**63 - 1))
+
 def _style_picture(style) -> Tensor:
     "[1,3,H,W] float in [-1,1]"
     if isinstance(style, Tensor) and style.is_floating_point(): return plain(style)[None]
     return torch.from_numpy(np.array(open_image(style))).permute(2, 0, 1)[None]/127.5 - 1
 
-# %% ../nbs/lib/02_drawing.ipynb #c2379968267
+# %% ../nbs/lib/02_drawing.ipynb #c2173623490
 def _is_z(style) -> bool:
     return isinstance(style, Tensor) and style.is_floating_point() and (style.ndim < 3 or len(style) != 3)
 
@@ -86,13 +97,36 @@ def style_z(
     if encoder is None:
         raise ValueError("this network has no encoder that could read a style from a picture; train one with "
                          "`spade_learner(dls, encoder={})`, or pass a vector z as `style`")
-    with eval_mode(encoder): z, terms = encoder(_style_picture(style).to(next(encoder.parameters()).device), cond)
+    picture = _style_picture(style).to(next(encoder.parameters()).device)
+    with torch.no_grad(): z, terms = in_eval(encoder)(picture, cond)
     if seed is None or 'mu' not in terms or 'logvar' not in terms: return z      # the style itself
-    return reparameterize(terms['mu'], terms['logvar'], torch.Generator().manual_seed(seed))
+    return reparameterize(terms['mu'], terms['logvar'], _rng(seed))
 
-# %% ../nbs/lib/02_drawing.ipynb #3b39d327
-def _nth(i:int, z=None, seed=None, style=None, instance=None, maps=None) -> dict:
-    "What belongs to the `i`-th of a list of masks"
+# %% ../nbs/lib/02_drawing.ipynb #c590063686
+def checked_z(
+    z,                    # what somebody gave for the noise or the style of one picture
+    generator:nn.Module,  # that will draw it
+    size,                 # (height, width) of the mask
+) -> Tensor:
+    "`z`; raises ValueError unless it is finite, and of one picture and the generator's length"
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        raise ValueError(f"z is a float tensor [1,nz], not {getattr(z, 'dtype', type(z).__name__)}")
+    if not z.isfinite().all(): raise ValueError("z holds NaN or infinite numbers")
+    want = generator.draw_z(1, size, torch.Generator())
+    if z.ndim < 2 or len(z) != 1 or want is not None and z.shape[1] != want.shape[1]:
+        like = '[1,nz]' if want is None else list(want.shape)
+        raise ValueError(f"z has the shape {list(z.shape)}; this network takes {like} for a picture")
+    return plain(z)
+
+def chance_kept(generator:nn.Module, rng):
+    "Context in which a generator with modules of one's own, which may draw random numbers, draws by `rng`"
+    ours = all(type(m).__module__.startswith(('spade_fastai.', 'torch.nn.', 'fastai.')) for m in generator.modules())
+    return nullcontext() if ours else random_state_kept(rng.initial_seed() % 2**63)
+
+# %% ../nbs/lib/02_drawing.ipynb #c78822515
+def _nth(i:int, n:int, z=None, seed=None, style=None, instance=None, maps=None) -> dict:
+    "What belongs to the `i`-th of a list of `n` masks"
+    if z is not None and len(z) not in (1, n): raise ValueError(f"{n} masks but {len(z)} z; give one, or one for each")
     z = z if z is None or len(z) == 1 else z[i:i+1]
     style = style[i] if is_listy(style) and not isinstance(style, tuple) else style
     maps = maps if maps is None or isinstance(maps, dict) else maps[i]
@@ -109,18 +143,46 @@ def drawn_z(
 ) -> Tensor:                # as the generator has it, or None for one without noise
     "The z of one picture: of a style, or drawn"
     if style is None:
-        return generator.draw_z(1, tuple(ids.shape), None if seed is None else torch.Generator().manual_seed(seed))
+        return generator.draw_z(1, tuple(ids.shape), _rng(seed))
     style, its_ids = (style[0], drawn_ids(style[1], reader)) if isinstance(style, tuple) else (style, ids)
     cond = None if _is_z(style) else Cond(generator.encode.ids(its_ids), generator.encode)
     return style_z(style, encoder, seed, cond)
 
-# %% ../nbs/lib/02_drawing.ipynb #c3730150720
+# %% ../nbs/lib/02_drawing.ipynb #c2578433521
+def check_weights(generator:nn.Module):
+    "Raises ValueError for weights that are not finite; those of a folded copy, which are compared anyway, once"
+    way = vars(getattr(generator, 'generator', generator)).get('forward')
+    copy = getattr(way, 'memory', {}).get('kept', (None,))[0]
+    if copy is not None and 'finite' in vars(copy): return
+    check_finite(type(generator).__name__, generator)
+    if copy is not None: copy.__dict__['finite'] = True
+
+def drawn(generator, ids, z, given:dict, seed=None) -> Tensor:
+    "What `generator` draws for [H,W] ids, [3,H,W]"
+    more, rng = {k: v for k, v in given.items() if v is not None}, _rng(seed)
+    try:
+        with torch.no_grad(), chance_kept(generator, rng), noise_from(rng):
+            pic = in_eval(generator)(ids[None], z, **more)[0]
+    except torch.OutOfMemoryError: raise
+    except RuntimeError as e:
+        if z is None: raise
+        raise ValueError(f"z of shape {list(z.shape)} does not fit this network ({str(e).splitlines()[0]})") from e
+    check_weights(generator)
+    if not pic.isfinite().all():
+        raise ValueError("the picture holds NaN: the numbers in this network overflow; train it with a lower rate")
+    return pic
+
+def as_picture(pic:Tensor) -> PILImage:
+    "[3,H,W] in [-1,1] as a picture of 8 bits"
+    return PILImage.create(((pic.float().cpu() + 1)*127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+
+# %% ../nbs/lib/02_drawing.ipynb #c1897231275
 def generate(
     generator:nn.Module,  # a `SPADEGenerator`, or another that keeps to its protocol
     mask,                 # [H,W] class ids: file, PIL picture, array or tensor; or a list of these
     reader=None,          # `MaskReader` that opens masks; by default the generator's, where it has one
     z:Tensor=None,        # [1,nz] (or as the generator has it; [B,…] for a list), for a generator with noise
-    seed:int=None,        # of the noise, when z is not given
+    seed:int=None,        # of the noise, when z is not given; None: another each time
     style=None,           # picture, z, or (picture, its mask); a list for a list of masks; None: z from N(0, 1)
     encoder=None,         # reads the style; by default the generator's, where it has one
     size=None,            # (height, width) or one number to resize the mask to (nearest); its own by default
@@ -129,8 +191,9 @@ def generate(
 ):                        # a `PILImage`, or a list of them
     "Draw a picture for a mask, in eval mode and without gradients"
     reader, encoder = reader or getattr(generator, 'reader', None), encoder or getattr(generator, 'encoder', None)
+    if seed is not None: seed = whole('seed', seed, 0, 2**63 - 1)
     if is_listy(mask):
-        each = [_nth(i, z, seed, style, instance, maps) for i in range(len(mask))]
+        each = [_nth(i, len(mask), z, seed, style, instance, maps) for i in range(len(mask))]
         kw = dict(reader=reader, encoder=encoder, size=size)
         return [generate(generator, m, **kw, **o) for m, o in zip(mask, each, strict=True)]
     ids = drawn_ids(mask, reader, size, generator.encode.n_ids)
@@ -138,10 +201,10 @@ def generate(
     device = next((p.device for p in generator.parameters()), None)
     given = dict(instance=None if instance is None else _instance_ids(instance, size),
                  maps=None if maps is None else _float_maps(maps, size, device))
+    ours = z is None and style is None
     if z is None or style is not None: z = drawn_z(generator, ids, seed, style, reader, encoder)
-    given = {k: v for k, v in given.items() if v is not None}
-    with eval_mode(generator), noise_from(seed): pic = generator(ids[None], z, **given)
-    return PILImage.create(((pic[0].float().cpu() + 1)*127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+    if not ours: z = checked_z(z, generator, tuple(ids.shape))
+    return as_picture(drawn(generator, ids, z, given, seed))
 
 # %% ../nbs/lib/02_drawing.ipynb #bd7f41d3
 def show_styles(
@@ -172,7 +235,7 @@ def _shown(style):
     if not (isinstance(style, Tensor) and style.is_floating_point()): return open_image(style)
     return (plain(style).cpu().permute(1, 2, 0)*.5 + .5).clamp(0, 1)
 
-# %% ../nbs/lib/02_drawing.ipynb #13853451
+# %% ../nbs/lib/02_drawing.ipynb #c269049318
 @delegates(generate, but=['z', 'seed', 'style'])
 def interpolate(
     generator:nn.Module,   # as for `generate`, with noise at its start
@@ -183,10 +246,11 @@ def interpolate(
     **kwargs
 ) -> list:                 # of `PILImage`
     "Pictures of one mask along the line from z(a) to z(b)"
+    n, whole_number = whole('n', n), lambda o: isinstance(o, (int, np.integer)) and not isinstance(o, bool)
     reader, encoder = (kwargs.get(o) or getattr(generator, o, None) for o in ('reader', 'encoder'))
     ids = drawn_ids(mask, reader, kwargs.get('size'))
     def end(o):
-        what = dict(seed=o) if isinstance(o, int) else dict(style=o)
+        what = dict(seed=o) if whole_number(o) else dict(style=o)
         z = drawn_z(generator, ids, reader=reader, encoder=encoder, **what)
         if z is None:
             raise ValueError("this generator has no noise at its start, so one mask has one picture; build it with "

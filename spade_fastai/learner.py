@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/learner.html.md"""
 # %% auto #0
 __all__ = ['tiny', 'small', 'paper', 'presets', 'SpadeLearner', 'spade_learner']
 
-# %% ../nbs/lib/04_learner.ipynb #14fde175
+# %% ../nbs/lib/04_learner.ipynb #c521136882
 import warnings
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from fastai.vision.all import Learner
 from fastcore.all import AttrDict, L, delegates
 from .core import *
 from .core import plain
+from .guards import in_eval, not_finite
 from .data.check.report import *
 from .nets.norms import *
 from .nets.starts import *
@@ -26,10 +27,9 @@ from .nets.encoder import *
 from .train.losses import *
 from .train.gan import *
 from .train.callbacks import *
-from .train.callbacks import random_state_kept
+from .train.callbacks import random_state_kept, untouched
 from .fast.switch import *
 from .drawing import *
-from .drawing import eval_mode
 from .saving import *
 
 # %% ../nbs/lib/04_learner.ipynb #08931101
@@ -63,7 +63,7 @@ paper = dict(
 
 presets = AttrDict(tiny=tiny, small=small, paper=paper)   # `presets.small`
 
-# %% ../nbs/lib/04_learner.ipynb #5e959b85
+# %% ../nbs/lib/04_learner.ipynb #c936335507
 class SpadeLearner(GANLearner):
     "A `GANLearner` that reads masks as its data are read: draws, saves and predicts"
     @property
@@ -96,9 +96,18 @@ class SpadeLearner(GANLearner):
         if self.dls.n_inp > 1 and not isinstance(item, (tuple, list)):
             raise ValueError("an item of this learner is (mask, style picture); pass both, or call "
                              "`learn.generate(mask)` for a picture in any style")
-        return super().predict(item, **kwargs)
+        with untouched(self): return super().predict(item, **kwargs)
 
-# %% ../nbs/lib/04_learner.ipynb #77d7938f
+    def show_results(self, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
+        "As `Learner.show_results`: mask, real and fake of some items"
+        with untouched(self): super().show_results(ds_idx, dl, max_n, shuffle, **kwargs)
+
+    @delegates(Learner.export)
+    def export(self, fname='export.pkl', **kwargs):
+        "As `Learner.export`; `load_learner` runs what is in a pickle, so give others the file of `save_spade`"
+        super().export(fname, **kwargs)
+
+# %% ../nbs/lib/04_learner.ipynb #c2601659990
 def _first_batch(dls) -> tuple:
     "Inputs (as `Inputs`) and picture of a training batch, drawn with the random numbers kept as they were"
     if not len(dls.train):
@@ -109,6 +118,8 @@ def _first_batch(dls) -> tuple:
 
 def _check_pictures(mask, image):
     "Raise ValueError unless the pictures are as large as the masks, and in [-1,1]"
+    if bad := not_finite([('the pictures', image)]):
+        raise ValueError(f"{bad} of the first batch hold NaN or infinite numbers; fill or leave out such pixels")
     if image.ndim != 4 or mask.shape[-2:] != image.shape[-2:]:
         raise ValueError("a batch ends with pictures [B,3,H,W] as large as its masks [B,H,W]; "
                          f"these are {list(image.shape)} and {list(mask.shape)}")
@@ -167,7 +178,7 @@ def _networks(
     generator = part(generator, SPADEGenerator, 'generator', **start)
     return generator, part(critic, MultiscaleDiscriminator, 'critic'), encoder
 
-# %% ../nbs/lib/04_learner.ipynb #cdd38140
+# %% ../nbs/lib/04_learner.ipynb #c3585953134
 def _usable_vgg(gen_loss:dict) -> dict:
     "`gen_loss` without its perceptual part when VGG's weights can be neither found nor downloaded; says so"
     if gen_loss.get('vgg') is None: return gen_loss
@@ -182,7 +193,7 @@ def _told(encoder, inputs:Inputs, encode) -> set:
     "What `encoder` tells the losses of such batches, by name"
     if encoder is None: return set()
     style = inputs.style.to(next(encoder.parameters()).device)
-    with eval_mode(encoder): return set(encoder(style, Cond(encode.ids(inputs.mask), encode))[1])
+    with torch.no_grad(): return set(in_eval(encoder)(style, Cond(encode.ids(inputs.mask), encode))[1])
 
 def _losses(
     preset:dict,     # where parts come from

@@ -13,15 +13,15 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-# %% ../nbs/lib/07_noise.ipynb #c2700065273
+# %% ../nbs/lib/07_noise.ipynb #c668562081
 _noise = ContextVar('noise', default=None)    # the `torch.Generator` of this thread, None for torch's own numbers
 
 @contextmanager
 def noise_from(
-    seed:int=None,  # of the noise; None: torch's own random numbers
+    seed=None,  # of the noise, or a `torch.Generator` of the CPU; None: torch's own random numbers
 ):
     "Inside, `normal` draws by `seed`"
-    rng = None if seed is None else torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     token = _noise.set(rng)
     try: yield rng
     finally: _noise.reset(token)

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/official.html.md"""
 # %% auto #0
 __all__ = ['load_official', 'save_official']
 
-# %% ../nbs/lib/05_official.ipynb #71af90c6
+# %% ../nbs/lib/05_official.ipynb #c3373820798
 import inspect, re, zipfile
 from collections import OrderedDict
 from functools import partial
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from .core import *
+from .guards import check_finite
+from .train.callbacks import random_state_kept
 from .nets.norms import *
 from .nets.spectral import *
 from .nets.starts import *
@@ -136,7 +138,7 @@ def as_encoder(sd:dict):
     return ConvEncoder(nf=first.shape[0], nz=sd['fc_mu.weight'].shape[0], size=2**(n + 2), base=how['norm'],
                        weight_norm=how['weight_norm'])
 
-# %% ../nbs/lib/05_official.ipynb #c11331934
+# %% ../nbs/lib/05_official.ipynb #c3688889682
 KINDS = {'conv_img.weight': ('generator', as_generator),      # a tensor that only this network has
          'discriminator_0.model0.0.weight': ('critic', as_critic), 'fc_mu.weight': ('encoder', as_encoder)}
 
@@ -152,9 +154,24 @@ def read_tensors(path:Path) -> dict:
         raise ValueError(f"{path} is not a checkpoint of tensors, or is damaged ({why}); nothing in it was run") from e
     if not isinstance(sd, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k,v in sd.items()):
         raise ValueError(f"{path} is no checkpoint of the official code, which is a dict of names and tensors")
+    for k, v in sd.items(): check_tensor(path, k, v)
+    check_finite(path, sd.items())
     return sd
 
-# %% ../nbs/lib/05_official.ipynb #c72267929
+def check_tensor(path, name:str, t:Tensor):
+    "Raises ValueError unless `t` holds as many floats as it says (or a count of batches)"
+    count = name.endswith('num_batches_tracked')
+    if t.layout is not torch.strided or t.device.type != 'cpu' or t.is_quantized:
+        raise ValueError(f"{path}: tensor {name} holds no plain numbers ({t.layout}, {t.device.type})")
+    if not (t.is_floating_point() or count and t.dtype == torch.int64):
+        raise ValueError(f"{path}: tensor {name} is {t.dtype}; weights are floats")
+    if not t.numel(): raise ValueError(f"{path}: tensor {name} is empty, {list(t.shape)}")
+    there = t.untyped_storage().nbytes()//t.element_size()
+    if t.numel() > there:
+        raise ValueError(f"{path}: tensor {name} says that it has {t.numel()} numbers, {list(t.shape)}, but the file "
+                         f"holds {there}")
+
+# %% ../nbs/lib/05_official.ipynb #c4120183494
 def shaped_like(sd:dict, path:Path, hints:dict) -> nn.Module:
     "Our network of the shapes in `sd`, with first weights"
     found = next((v for mark,v in KINDS.items() if mark in sd), None)
@@ -165,12 +182,28 @@ def shaped_like(sd:dict, path:Path, hints:dict) -> nn.Module:
     if strange := ', '.join(sorted(set(hints) - set(inspect.signature(make).parameters))):
         raise ValueError(f"{path} holds {kind} weights, for which {strange} means nothing; leave it out")
     try: return make(sd, **hints)
+    except (RuntimeError, OverflowError, TypeError) as e:
+        why = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        raise ValueError(f"{path} is not SPADE's {kind}: no network has tensors of these shapes ({why})") from e
     except KeyError as e: raise ValueError(f"{path} is not SPADE's {kind}: it has no tensor {e}") from e
     except (IndexError, ZeroDivisionError) as e:
         raise ValueError(f"{path} is not SPADE's {kind}: its tensors have other shapes ({e})") from e
     except ValueError as e: raise ValueError(f"{path}: {e}") from e
 
-# %% ../nbs/lib/05_official.ipynb #c70324402
+# %% ../nbs/lib/05_official.ipynb #c4074738000
+def fitting(net:nn.Module, sd:dict, path) -> dict:
+    "Our names by the official ones; raises ValueError unless `sd` has the tensors of `net`, in their shapes"
+    names, own = {v: k for k,v in official_keys(net).items()}, net.state_dict()
+    lost, extra = sorted(set(names) - set(sd)), sorted(set(sd) - set(names))
+    if lost or extra:
+        raise ValueError(f"{path} does not fit: {len(lost)} tensors are missing ({', '.join(lost[:3])}), "
+                         f"{len(extra)} are not known ({', '.join(extra[:3])})")
+    for k, v in sd.items():
+        if (ours := own[names[k]].shape) != v.shape:
+            raise ValueError(f"{path} does not fit: tensor {k} is {list(v.shape)}, the network has {list(ours)}")
+    return names
+
+# %% ../nbs/lib/05_official.ipynb #c2262441313
 def load_official(
     path,                   # `*_net_G.pth`, `*_net_D.pth` or `*_net_E.pth` of the official code
     upsampling:str=None,    # of a generator: 'normal', 'more' or 'most'; not needed for 'most'
@@ -182,14 +215,11 @@ def load_official(
     "Our generator, critic or encoder with the weights of an official checkpoint, in eval mode on the CPU"
     sd = read_tensors(path := Path(path))
     hints = dict(upsampling=upsampling, size=size, base=base, dontcare=dontcare, edges=edges)
-    net = shaped_like(sd, path, {k: v for k,v in hints.items() if v not in (None, False)})
-    names = {v: k for k,v in official_keys(net).items()}
-    lost, extra = sorted(set(names) - set(sd)), sorted(set(sd) - set(names))
-    if lost or extra:
-        raise ValueError(f"{path} does not fit: {len(lost)} tensors are missing ({', '.join(lost[:3])}), "
-                         f"{len(extra)} are not known ({', '.join(extra[:3])})")
-    try: net.load_state_dict({names[k]: v for k,v in sd.items()})
-    except RuntimeError as e: raise ValueError(f"{path} does not fit: {str(e).splitlines()[1].strip()}") from e
+    hints = {k: v for k,v in hints.items() if v not in (None, False)}
+    with random_state_kept(), torch.inference_mode(False):
+        with torch.device('meta'): names = fitting(shaped_like(sd, path, hints), sd, path)
+        net = shaped_like(sd, path, hints)
+        net.load_state_dict({names[k]: v for k,v in sd.items()})
     return net.eval()
 
 # %% ../nbs/lib/05_official.ipynb #c11366756

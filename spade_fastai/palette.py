@@ -31,17 +31,26 @@ def seen_lab(
     f = np.where(xyz > .008856, np.cbrt(xyz), 7.787*xyz + 16/116)
     return np.stack([116*f[..., 1] - 16, 500*(f[..., 0] - f[..., 1]), 200*(f[..., 1] - f[..., 2])], -1)
 
-# %% ../nbs/lib/01_palette.ipynb #c15102352
+# %% ../nbs/lib/01_palette.ipynb #c3593869160
 def distinct_colors(n:int) -> np.ndarray:
     "[n,3] uint8 colours, each as far as possible from those before it for normal and colour-blind eyes"
     steps = np.linspace(16, 250, 9)                                    # 729 candidates, neither black nor white
     cand = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
     lab, picked = seen_lab(cand), [int(np.abs(cand - [33, 102, 172]).sum(1).argmin())]     # a blue to begin with
     dist = np.full(len(cand), np.inf)
-    while len(picked) < n:
+    while len(picked) < min(n, len(cand)):
         dist = np.minimum(dist, np.linalg.norm(lab - lab[:, picked[-1:]], axis=-1).min(0))
         picked.append(int(dist.argmax()))
-    return cand[picked[:n]].round().astype(np.uint8)
+    return np.resize(cand[picked[:n]].round().astype(np.uint8), (n, 3))
+
+# %% ../nbs/lib/01_palette.ipynb #c2594161688
+def printable(text) -> str:
+    "`text` on one line, with characters that a terminal would obey written as escapes"
+    return ''.join(o if o.isprintable() else o.encode('unicode_escape', 'surrogatepass').decode() for o in str(text))
+
+def drawable(text) -> str:
+    "`text` as matplotlib shows it letter by letter, without mathematics"
+    return printable(text).replace('$', r'\$')
 
 # %% ../nbs/lib/01_palette.ipynb #c63294767
 LANDCOVER_CODES = ['NoData', 'Water', 'Wetlands', 'Tree canopy', 'Shrubland', 'Low vegetation', 'Barren', 'Structures',
@@ -53,7 +62,7 @@ LANDCOVER_COLORS = ('1b1b1b 2267a7 89d4e9 0b5837 a8b420 d9f08b e4955f d5311e a6a
 
 def as_numpy(ids): return ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
 
-# %% ../nbs/lib/01_palette.ipynb #c21731055
+# %% ../nbs/lib/01_palette.ipynb #c3996605819
 class Palette:
     "Class names with their colours: paints masks and makes legends"
     dontcare = (128, 128, 128)
@@ -70,7 +79,7 @@ class Palette:
 
     def __len__(self): return len(self.codes)
     def __repr__(self):
-        return f'Palette({len(self)} classes: {", ".join(self.codes[:3])}{", …" if len(self) > 3 else ""})'
+        return f'Palette({len(self)} classes: {printable(", ".join(self.codes[:3]))}{", …" if len(self) > 3 else ""})'
 
     def paint(self, ids) -> np.ndarray:
         "[...,H,W] ids as [...,H,W,3] uint8 colours"
@@ -79,7 +88,8 @@ class Palette:
 
     def id(self, name:str) -> int:
         "The id of class `name`"
-        if name not in self.codes: raise ValueError(f"there is no class '{name}'; classes are {', '.join(self.codes)}")
+        if name not in self.codes:
+            raise ValueError(printable(f"there is no class '{name}'; classes are {', '.join(self.codes)}"))
         return self.codes.index(name)
 
     def name(self, i:int) -> str: return self.codes[i] if 0 <= i < len(self) else "don’t-care"
@@ -88,9 +98,9 @@ class Palette:
         "matplotlib patches for the classes in `ids`, or for all"
         from matplotlib.patches import Patch
         present = range(len(self)) if ids is None else np.unique(as_numpy(ids)).tolist()
-        return [Patch(facecolor=self.paint(i)/255, edgecolor='grey', label=self.name(i)) for i in present]
+        return [Patch(facecolor=self.paint(i)/255, edgecolor='grey', label=drawable(self.name(i))) for i in present]
 
-# %% ../nbs/lib/01_palette.ipynb #c89737472
+# %% ../nbs/lib/01_palette.ipynb #c4170343127
 def as_jpeg(fig, quality=60):
     "A matplotlib figure as JPEG, the last line of a cell"
     from IPython.display import Image
@@ -108,6 +118,6 @@ def show_pictures(*pics, titles=(), zoom=1.75, ncols=8):
     fig, axs = plt.subplots(rows, cols, figsize=(zoom*cols, (zoom*aspect + room)*rows), dpi=75, squeeze=False)
     for ax in axs.flat: ax.axis('off')
     for ax,pic in zip(axs.flat, pics, strict=False): ax.imshow(pic, cmap='gray', interpolation='nearest')
-    for ax,title in zip(axs.flat, titles, strict=False): ax.set_title(title, fontsize=8)
+    for ax,title in zip(axs.flat, titles, strict=False): ax.set_title(drawable(title), fontsize=8)
     plt.tight_layout(pad=.2)
     return as_jpeg(fig, 58)

@@ -7,18 +7,24 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/saving.html.md"""
 # %% auto #0
 __all__ = ['to_config', 'from_config', 'modern', 'save_spade', 'read_config', 'load_gan', 'load_spade']
 
-# %% ../nbs/lib/03_saving.ipynb #988f3cb4
-import importlib, json
+# %% ../nbs/lib/03_saving.ipynb #c2215875165
+import json, os
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+import torch
+from fastai import layers
 from torch import nn
 from fastcore.all import delegates
 from safetensors import SafetensorError, safe_open, torch as st
 from . import __version__
 from .core import *
 from .core import name_of, saveables
+from .guards import check_finite
 from .data.readers import *
+from .nets import clade, critic, encoder, generator, inade, multi, norms, sean, spectral, starts
 from .nets.generator import *
+from .train.callbacks import random_state_kept
 from .train.step import *
 from .fast.switch import *
 from .drawing import *
@@ -39,21 +45,27 @@ def to_config(o):
     if o is None or isinstance(o, (bool, int, float, str)): return o
     return {'name': name_of(o)}
 
-# %% ../nbs/lib/03_saving.ipynb #c55532097
-_nets = 'norms spectral starts generator critic encoder clade sean multi inade'.split()
-_rooms = ['core', *(f'nets.{o}' for o in _nets)]
-_ours = tuple(f'spade_fastai.{o}' for o in _rooms)
+# %% ../nbs/lib/03_saving.ipynb #c3285444158
+_encoders, _norms = (OneHot, ClassEmbed, Scalar), (norms.SPADE, norms.CBN, norms.AdaIN, norms.SafeInstanceNorm)
+_starts = starts.MapStart, starts.NoiseStart, starts.MapNoiseStart, starts.MapFieldStart
+_nets = generator.SPADEGenerator, critic.MultiscaleDiscriminator, critic.NLayerDiscriminator, encoder.ConvEncoder
+_others = spectral.spectral, norms.base_norm, generator.NearestUp, critic.separate_nets, critic.shared_net
+_family = (clade.CLADE, clade.CLADEICPE, sean.SEAN, sean.SPADEPlusNoise, sean.RegionEncoder, multi.MultiSPADE,
+           multi.MapBranch, multi.SplitBranch, multi.PartialBranch, inade.INADE)
+_ours = {name_of(o): o for o in (*_encoders, *_norms, *_starts, *_nets, *_others, *_family)}
+_no_layers = 'container', 'module', 'rnn', 'transformer', 'lazy'      # of torch: what makes modules in a loop
 
 def _defined_there(module:str, attr:str):
-    "What `module` itself defines under this name, if it is a module whose names are followed; else None"
-    ours = module in _ours
-    if not ours and module != 'fastai.layers' and not module.startswith('torch.nn.modules.'): return None
-    try: found = getattr(importlib.import_module(module), attr, None)
-    except ImportError: return None
+    "The part of a network that is called so, None for anything else"
+    if found := _ours.get(f'{module}.{attr}'): return found
+    where, kind = (layers, '') if module == 'fastai.layers' else (nn, module.removeprefix('torch.nn.modules.'))
+    if where is nn and (kind == module or kind in _no_layers): return None
+    found = vars(where).get(attr)
     layer = isinstance(found, type) and issubclass(found, nn.Module)
-    return found if getattr(found, '__module__', None) == module and (ours or layer) else None
+    return found if layer and found.__module__ == module else None
 
 def _find(name:str, parts:dict):
+    if not isinstance(name, str): raise ValueError(f"{name!r:.40} is no name of a part")
     module, _, attr = name.rpartition('.')
     for found in (parts.get(name), saveables.get(name), _defined_there(module, attr)):
         if found is not None: return found
@@ -74,7 +86,7 @@ def from_config(
     if 'partial' not in o: return found
     return partial(found, *from_config(o['args'], parts), **from_config(o['kwargs'], parts))
 
-# %% ../nbs/lib/03_saving.ipynb #7d7a95d4
+# %% ../nbs/lib/03_saving.ipynb #c1538620904
 _moved = dict(norms='nets.norms nets.spectral', generator='nets.generator nets.starts', discriminator='nets.critic',
               encoder='nets.encoder')
 
@@ -91,12 +103,14 @@ def modern(o):
     if not isinstance(o, dict): return o
     names = 'call', 'partial', 'name'
     o = {k: _new_name(v) if k in names and isinstance(v, str) else modern(v) for k, v in o.items()}
-    kwargs = o.get('args') if 'call' in o else o.get('kwargs', {}).get('dict', {})
-    for word, value in _gone.get(o.get('call') or o.get('partial'), {}).items():
+    kwargs = o.get('args') if 'call' in o else (o.get('kwargs') or {}).get('dict', {})
+    gone = _gone.get(o.get('call') or o.get('partial'), {})
+    if gone and not isinstance(kwargs, dict): raise ValueError(f"the arguments of {o} are no dict")
+    for word, value in gone.items():
         if value is any or kwargs.get(word) == value: kwargs.pop(word, None)     # any value, or just this one
     return o
 
-# %% ../nbs/lib/03_saving.ipynb #2d691aad
+# %% ../nbs/lib/03_saving.ipynb #c694216792
 def save_spade(
     gan:GAN,            # generator and critic, and perhaps an encoder
     path,               # file to write, `.safetensors`
@@ -105,40 +119,132 @@ def save_spade(
 ) -> Path:
     "Write all networks and the configuration they were built with into one file"
     path = Path(path)
+    check_finite('the network', gan)
     nets = {k: None if (net := getattr(gan, k)) is None else to_config(net) for k in ('generator', 'critic', 'encoder')}
     data = None if reader is None else reader.settings
     conf = dict(made_by=f'spade_fastai {__version__}', **nets, data=data, extra=extra)
     path.parent.mkdir(parents=True, exist_ok=True)
-    st.save_model(gan, str(path), metadata={'spade_fastai': json.dumps(conf)})
+    new = path.with_name(f'{path.name}.{os.getpid()}.new')              # whole, or not at all
+    try:
+        st.save_model(gan, str(new), metadata={'spade_fastai': json.dumps(conf)})
+        os.replace(new, path)
+    except (SafetensorError, OSError) as e: raise OSError(f"cannot write {path} ({e}); make room there") from e
+    finally: new.unlink(missing_ok=True)
     return path
 
-def read_config(path) -> dict:
-    "The configuration inside a file that `save_spade` wrote"
+# %% ../nbs/lib/03_saving.ipynb #c2287938440
+@contextmanager
+def _reading(path):
+    "Errors inside, of whatever kind, are ValueErrors that name the file"
+    try: yield
+    except Exception as e:
+        if isinstance(e, ValueError) and str(path) in str(e): raise
+        why = str(e).splitlines()[0][:300] if str(e) else type(e).__name__
+        why = why if isinstance(e, ValueError) else f'{type(e).__name__}: {why}'
+        raise ValueError(f"{path} cannot be read by this version ({__version__}): {why}") from e
+
+def _read_header(path) -> tuple:
+    "Configuration, and shape and type of each tensor by name, of a file that `save_spade` wrote"
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
     try:
-        with safe_open(str(path), 'pt') as f: meta = f.metadata() or {}
+        with safe_open(str(path), 'pt') as f:
+            parts = {k: f.get_slice(k) for k in f.keys()}
+            meta, tensors = f.metadata() or {}, {k: (tuple(o.get_shape()), o.get_dtype()) for k, o in parts.items()}
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path} is not a safetensors file, or is damaged ({e}); copy it again or train anew") from e
     if 'spade_fastai' not in meta:
         raise ValueError(f"{path} holds no spade_fastai configuration: it was not written by `save_spade`")
-    return modern(json.loads(meta['spade_fastai']))
+    with _reading(path):
+        conf = modern(json.loads(meta['spade_fastai']))
+        if not isinstance(conf, dict): raise ValueError(f"its configuration is a {type(conf).__name__}, no dict")
+        if 'data' not in conf: raise ValueError("its configuration does not say how the data are read (`data`)")
+        for k in ('generator', 'critic'):
+            if not isinstance(conf.get(k), dict): raise ValueError(f"its configuration has no {k}")
+        return conf, tensors
 
-# %% ../nbs/lib/03_saving.ipynb #4d3d1933
+def read_config(path) -> dict:
+    "The configuration inside a file that `save_spade` wrote"
+    return _read_header(path)[0]
+
+# %% ../nbs/lib/03_saving.ipynb #c1026398263
+def _limited(conf, most:int):
+    "Raises ValueError for a whole number beyond `most` in a configuration"
+    if isinstance(conf, dict): conf = list(conf.values())
+    if isinstance(conf, list):
+        for o in conf: _limited(o, most)
+    elif isinstance(conf, int) and abs(conf) > most:
+        raise ValueError(f"its configuration says {conf}, and no network with these tensors has so large a number")
+
+def _built(conf:dict, parts) -> GAN:
+    nets = [from_config(conf.get(o), parts) for o in ('generator', 'critic', 'encoder')]
+    if not all(isinstance(o, nn.Module) for o in nets[:2]) or not isinstance(nets[2], (nn.Module, type(None))):
+        raise ValueError("generator, critic or encoder in its configuration is no network")
+    return GAN(*nets)
+
+def _same_tensors(gan:GAN, tensors:dict):
+    "Raises ValueError unless the tensors of a file are those of `gan`; of one that is there twice, one is enough"
+    own, names = gan.state_dict(keep_vars=True), {}
+    for k, v in own.items(): names.setdefault(id(v), []).append(k)
+    lost, strange = [ks[0] for ks in names.values() if not set(ks) & set(tensors)], [k for k in tensors if k not in own]
+    if lost or strange:
+        raise ValueError(f"the weights do not fit the configuration beside them: {len(lost)} are missing "
+                         f"({', '.join(lost[:3])}), {len(strange)} are not known ({', '.join(strange[:3])})")
+    for k, (shape, kind) in tensors.items():
+        right = ('F32', 'F64', 'F16', 'BF16') if own[k].is_floating_point() else ('I64', 'I32', 'U8', 'BOOL')
+        if shape != tuple(own[k].shape) or kind not in right:
+            raise ValueError(f"the weights do not fit the configuration beside them: {k} is {kind} {list(shape)}, the "
+                             f"network has {right[0]} {list(own[k].shape)}")
+
+# %% ../nbs/lib/03_saving.ipynb #c280359332
+def _list_of(o, ok) -> bool: return isinstance(o, list) and all(map(ok, o))
+def _is_id(o) -> bool: return isinstance(o, int) and not isinstance(o, bool)
+def _is_color(o) -> bool: return isinstance(o, list) and len(o) == 3 and all(_is_id(v) and 0 <= v <= 255 for v in o)
+
+def reader_of(data) -> MaskReader|None:
+    "The `MaskReader` that a file describes; raises ValueError for settings that are none"
+    if data is None: return None
+    if not isinstance(data, dict): raise ValueError(f"its `data` is a {type(data).__name__}, no settings of a reader")
+    pair = lambda p, key: isinstance(p, list) and len(p) == 2 and key(p[0]) and _is_id(p[1])
+    pairs = lambda o, key: o is None or _list_of(o, lambda p: pair(p, key))
+    n = len(data['codes']) if isinstance(data.get('codes'), list) else 0
+    right = dict(
+        codes=lambda o: _list_of(o, lambda s: isinstance(s, str)) and 0 < n <= 2**16,
+        table=lambda o: pairs(o, _is_color), ids=lambda o: pairs(o, _is_id),
+        ignore=lambda o: o is None or _is_id(o) or _list_of(o, _is_id),
+        tolerance=lambda o: o is None or _is_id(o) and o >= 0,
+        colors=lambda o: o is None and n <= 256 or _list_of(o, _is_color) and len(o) == n)
+    if odd := [k for k, ok in right.items() if not ok(data.get(k))] + sorted(set(data) - set(right)):
+        raise ValueError(f"`{odd[0]}` of its data, {data.get(odd[0])!r:.60}, is not what a `MaskReader` has")
+    return MaskReader.from_settings({**data, 'tolerance': data.get('tolerance') or 0})
+
+# %% ../nbs/lib/03_saving.ipynb #c2136097060
 def load_gan(
     path,               # file that `save_spade` wrote
     parts:dict=None,    # objects of your own by the names that the file has for them
 ) -> GAN:
     "The networks from one file, in eval mode on the CPU"
-    conf = read_config(path)
-    try: gan = GAN(*(from_config(conf.get(o), parts) for o in ('generator', 'critic', 'encoder')))
-    except (KeyError, TypeError) as e:
-        raise ValueError(f"{path} was written by {conf.get('made_by')}, whose configuration this version "
-                         f"({__version__}) does not understand: {e!r}") from e
-    try: st.load_model(gan, str(path))
-    except (RuntimeError, SafetensorError) as e:
-        raise ValueError(f"the weights in {path} do not fit the configuration beside them: {e}") from e
+    conf, tensors = _read_header(path)
+    with _reading(path), torch.inference_mode(False), random_state_kept():
+        _limited([conf.get(k) for k in ('generator', 'critic', 'encoder')], _most(tensors))
+        if not _of_others(conf, parts):                         # who knows whether those can be built without memory
+            with torch.device('meta'): _same_tensors(_built(conf, parts), tensors)
+        gan = _built(conf, parts)
+        _same_tensors(gan, tensors)
+        st.load_model(gan, str(path))
+        check_finite(path, gan)
+        reader_of(conf['data'])
     return gan.eval()
+
+def _most(tensors:dict) -> int: return max(2**16, len(tensors), *(n for shape, _ in tensors.values() for n in shape), 0)
+
+def _of_others(conf, parts) -> bool:
+    "Whether a configuration names parts that are neither ours nor torch's"
+    if isinstance(conf, list): return any(_of_others(o, parts) for o in conf)
+    if not isinstance(conf, dict): return False
+    name = conf.get('call') or conf.get('partial') or conf.get('name')
+    others = isinstance(name, str) and (name in (parts or {}) or name in saveables)
+    return others or any(_of_others(o, parts) for o in conf.values())
 
 @delegates(load_gan)
 def load_spade(
@@ -148,5 +254,5 @@ def load_spade(
 ) -> SpadeDrawer:
     "All that draws, from a file that `save_spade` wrote, in eval mode on the CPU: `load_spade(path).generate(mask)`"
     gan, conf = load_gan(path, **kwargs), read_config(path)
-    reader = conf['data'] and MaskReader.from_settings(conf['data'])
+    with _reading(path): reader = reader_of(conf['data'])
     return SpadeDrawer(faster(gan.generator, on=fast), reader, gan.encoder, conf).eval()

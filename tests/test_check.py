@@ -71,7 +71,7 @@ CASES = dict(
     black_and_white=(lambda p: folder(p, (ids == 1).astype(np.uint8)*255), dict(codes=['no', 'yes']),
                      ['black and white', "ids={0: 'no', 255: 'yes'}"], ids == 1),
     dont_care=(lambda p: folder(p, third(with_255)), NAMED,
-               ['value 255 is in 1 file', 'most in 2.png (33.3% of it)', 'pass `ignore=255`'], ids),
+               ['value 255 is in 1 file', 'most in labels/2.png (33.3% of it)', 'pass `ignore=255`'], ids),
     dont_care_without_names=(lambda p: folder(p, with_255), {},
                              ['value 255', "taken for don't-care", 'pass `ignore=255`'], np.where(ids == 2, 2, ids)),
     negative=(lambda p: folder(p, ids.astype(np.int32) - 1, ext='.tif'), {}, ['value -1', "don't-care"],
@@ -95,10 +95,10 @@ CASES = dict(
                                   ['value 2', 'count from 1'], np.where(ids == 0, 2, ids - 1)),
     own_palettes=(lambda p: folder(p, own_palette), {}, [AS_TABLE], ids),
     own_palettes_with_names=(lambda p: folder(p, own_palette), NAMED,
-                             ['palettes differ: index 0 is colour (0, 0, 200) in 0.png', 'pass a class_dict.csv'],
-                             None),
+                             ['palettes differ: index 0 is colour (0, 0, 200) in labels/0.png',
+                              'pass a class_dict.csv'], None),
     colours_beside_numbers=(lambda p: folder(p, lambda i: grey if i == 2 else COLORS[ids]), {},
-                            ['3 masks are in colours (0.png …) and 1 hold numbers (2.png …)',
+                            ['3 masks are in colours (labels/0.png …) and 1 hold numbers (labels/2.png …)',
                              'pass a class_dict.csv'], ids),
     photos_for_masks=(lambda p: folder(p, noise, images=COLORS[ids]), {},
                       ['are masks and images the other way round?'], None),
@@ -143,7 +143,8 @@ def test_clean_or_not(tmp_path, capsys):
     assert status('--ignore', '255') == 0
     assert status('--ignore', '255', '--masks', 'nowhere') not in (0, None)
     (p/'images/0.png').unlink()
-    assert status('--ignore', '255') == 1 and '1 mask has no image: 0.png' in ' '.join(capsys.readouterr().out.split())
+    assert status('--ignore', '255') == 1
+    assert '1 mask has no image: labels/0.png' in ' '.join(capsys.readouterr().out.split())
 
 def test_counts_are_those_of_the_files(tmp_path):
     rng = np.random.default_rng(1)
@@ -257,7 +258,7 @@ def test_a_message_may_be_worded_anew(tmp_path, monkeypatch):
     before = {k: codes(p, **kw) for k, (p, kw) in made.items()}
     monkeypatch.setattr(MaskError, '__str__', lambda e: 'es ist etwas faul')
     assert {k: codes(p, **kw) for k, (p, kw) in made.items()} == before
-    assert "skip=['1.png']" in before['broken'] and 'percentiles' in before['deep']
+    assert "skip=['labels/1.png']" in before['broken'] and 'percentiles' in before['deep']
     assert 'ignore=255' in before['unknown']
 
 def test_errors_of_one_kind_are_one_finding(tmp_path):
@@ -266,7 +267,7 @@ def test_errors_of_one_kind_are_one_finding(tmp_path):
     (p/'images/4.png').write_bytes(b'')
     errors = check_masks(p, codes=CODES, progress=False).errors
     assert [len(o.files) for o in errors] == [3, 1]
-    assert 'and 2 more files: 1.png, 2.png' in errors[0].text and '4.png' in errors[1].text
+    assert 'and 2 more files: labels/1.png, labels/2.png' in errors[0].text and '4.png' in errors[1].text
 
 # Real folders
 
@@ -280,8 +281,8 @@ def ran(report, *says):
     return dls
 
 def test_dubai(shared):
-    says = ('PNG P', 'PNG RGB', 'the palette files (tile2_', "class 5 is called 'unlabeled'", 'sizes, from 509x544',
-            '9 of 72 pairs of split.csv are in neither part')
+    says = ('PNG P', 'PNG RGB', 'the palette files (masks/tile2_', "class 5 is called 'unlabeled'",
+            'sizes, from 509x544', '9 of 72 pairs of split.csv are in neither part')
     dls = ran(check_masks(shared/'data/landcover', limit=9, progress=False), *says)
     assert (len(dls.train_ds), len(dls.valid_ds), dls.n_classes) == (55, 8, 6)
 
@@ -290,7 +291,7 @@ def test_dubai_undocumented_black(shared, tmp_path):
     (tmp_path/'class_dict.csv').write_text('\n'.join(o for o in rows if 'black' not in o))
     some = dict(masks='masks/*_part003.png', images='images/*_part003.jpg')
     report = check_masks(shared/'data/landcover', **some, codes=tmp_path/'class_dict.csv', progress=False)
-    dls = ran(report, 'colour (0, 0, 0) is in', 'most in tile8_part003.png (1', 'add a row with r,g,b = 0,0,0')
+    dls = ran(report, 'colour (0, 0, 0) is in', 'most in masks/tile8_part003.png (1', 'add a row with r,g,b = 0,0,0')
     assert not report.clean and dls.ignore == 255
 
 def test_camvid(shared):

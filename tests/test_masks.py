@@ -1,5 +1,5 @@
 "One table of bad and odd inputs: each is read as it is meant, or refused before the first batch: file, value and cure"
-import json, pickle, struct, zlib
+import io, json, pickle, struct, zlib
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
@@ -62,6 +62,20 @@ def tiff(a, tags=None, kind=1):
         else: out += struct.pack('<HHI', k, t, 1) + (struct.pack('<I', v) if t == 4 else struct.pack('<HH', v, 0))
     return b'II*\0' + struct.pack('<I', at) + body + out + b'\0\0\0\0' + extra
 
+def chunks(b):
+    "The pieces of a PNG: (kind, bytes), its first eight bytes included"
+    res, i = [(b'', b[:8])], 8
+    while i < len(b):
+        n = 12 + struct.unpack('>I', b[i:i+4])[0]
+        res.append((b[i+4:i+8], b[i:i+n]))
+        i += n
+    return res
+
+def late_exif(b):
+    "A PNG with its EXIF data after the pixels"
+    c = chunks(b)
+    return b''.join([*(o for k, o in c[:-1] if k != b'eXIf'), *(o for k, o in c if k == b'eXIf'), c[-1][1]])
+
 def palette(a, colors):
     im = pil(a.astype(np.uint8)).convert('P')
     im.putpalette(np.asarray(colors, dtype=np.uint8).ravel().tolist())
@@ -116,6 +130,17 @@ def files(*fs, name='a.png', **good):
             else: pil(a).save(p/f)
     make.name = name
     return make
+
+def late(name, a):
+    "A maker of a PNG mask that says after its pixels that it is to be turned"
+    b = io.BytesIO()
+    pil(a).save(b, 'PNG', exif=exif)
+    return data(name, late_exif(b.getvalue()))
+
+def npz(a=None, kind='npz'):
+    b = io.BytesIO()
+    np.save(b, a) if kind == 'npy' else np.savez(b, **({} if a is None else dict(m=a)))
+    return b.getvalue()
 
 def cut_photo(f):
     Image.effect_noise((4, 3), 90).resize((400, 300)).save(f, quality=95)
@@ -285,6 +310,26 @@ refused('float photo', photo('a.tif', pil(deep.astype(np.float32))), 'more than 
 refused('photo of six bands', photo('a.npy', lambda f: np.save(f, np.zeros((3, 4, 6), np.uint8))), '6 bands',
         'ImageReader(bands=')
 refused('a photo to be turned', turned, 'EXIF orientation 6', 'exif_transpose')
+refused('a png mask to be turned', save('a.png', grey8, exif=exif), 'EXIF orientation 6', 'exif_transpose')
+refused('a png mask to be turned, said after its pixels', late('a.png', grey8), 'EXIF orientation 6', 'exif_transpose')
+refused('a tif mask to be turned', save('a.tif', grey8, tiffinfo={274: 6}), 'EXIF orientation 6', 'exif_transpose')
+refused('a tif photo to be turned', photo('a.tif', pil(rgb), tiffinfo={274: 8}), 'EXIF orientation 8', 'exif_transpose')
+refused('a tif photo to be turned, bands chosen', photo('a.tif', pil(rgb), tiffinfo={274: 3}), 'EXIF orientation 3',
+        'exif_transpose', image_reader=ImageReader(bands=(1, 2, 3)))
+refused('a webp mask to be turned', save('a.webp', rgb, lossless=True, exif=exif), 'EXIF orientation 6', table=TABLE)
+refused('animated png photo', photo('a.png', pil(rgb), save_all=True, append_images=[pil(rgb[::-1])]), '2 frames',
+        'save the one that is meant')
+refused('animated gif photo', photo('a.gif', pil(rgb), save_all=True, append_images=[pil(rgb[::-1])]), '2 frames')
+refused('photo of two pages', photo('a.tif', pil(rgb), save_all=True, append_images=[pil(rgb[::-1])]), '2 frames')
+refused('lossy webp', save('a.webp', pil(COLORS[big].astype(np.uint8)), quality=50), 'is a WebP', 'save masks as PNG',
+        table=TABLE, size=(32, 24))
+read('lossless webp', save('a.webp', rgb, lossless=True), table=TABLE)
+refused('PostScript', data('a.png', b'%!PS-Adobe-3.0 EPSF-3.0'), 'it is PostScript', 'replace the file or take it out')
+refused('a VRT', data('a.tif', b'<VRTDataset rasterXSize="4" rasterYSize="3"/>'), 'it is XML', 'other files',
+        'replace the file or take it out')
+refused('a damaged npz', data('a.npz', lambda: npz(grey8)[:-30]), 'cannot read', 'np.save')
+refused('npz of no array', data('a.npz', lambda: npz()), '0 arrays', 'np.save')
+refused('npy that claims too much', data('a.npy', lambda: npz(grey8, 'npy')[:-1]), 'but holds 11', 'np.save')
 refused('a cut photo',
         photo('a.jpg', cut_photo),
         'cannot read', 'replace the file or take it out')
@@ -408,11 +453,13 @@ def ids_of(dls, stem='a'):
         for i, b in zip(ds.items, dl, strict=False):
             if bare_stem(Path(str(i[0])).stem) == stem: return plain(b[0])[0].numpy()
 
+@pytest.mark.odd
 @pytest.mark.parametrize('name', READ)
 def test_is_read(name, folder):
     make, kw, want = READ[name]
     np.testing.assert_array_equal(ids_of(load(folder, make, **kw)), want)
 
+@pytest.mark.odd
 @pytest.mark.parametrize('name', REFUSED)
 def test_is_refused(name, folder):
     make, kw, says = REFUSED[name]
@@ -443,4 +490,4 @@ def test_facts_of_an_error(name, folder):
     assert e.value.kind == kind and e.value.value == value
     if file: assert Path(e.value.file).name == file
 
-def test_the_table_is_long_enough(): assert len(READ) + len(REFUSED) >= 45
+def test_the_table_is_long_enough(): assert len(READ) + len(REFUSED) >= 145

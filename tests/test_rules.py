@@ -159,3 +159,13 @@ x = norms._d, p._e, np._f, x._g, norms.h'''
 def test_foreign_stars():
     src = 'from fastai.vision.all import *\nfrom .core import *\nfrom spade_fastai.all import *\nfrom math import pi'
     assert rules.foreign_stars(src) == ['fastai.vision.all']
+
+# Odd inputs
+
+def test_odd_inputs_are_many(request):
+    "Each case marked `odd` is one odd input; a run of a part of the tests does not see them all"
+    items, files = request.session.items, {o.path.name for o in request.session.items}
+    some = {'test_masks.py', 'test_lines.py', 'test_lost_work.py'} - files
+    if some or request.config.option.keyword or request.config.option.markexpr: pytest.skip('not all tests are run')
+    odd = {o.nodeid for o in items if o.get_closest_marker('odd')}
+    assert len(odd) >= 150

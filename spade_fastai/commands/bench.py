@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/bench.html.md"""
 # %% auto #0
 __all__ = ['Measured', 'in_turn', 'generators', 'drawers', 'agreement', 'plot_results', 'bench', 'main']
 
-# %% ../../nbs/commands/01_bench.ipynb #1160e561
+# %% ../../nbs/commands/01_bench.ipynb #c1866866356
 import os, platform, statistics, subprocess, sys, time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -18,7 +18,6 @@ import numpy as np, torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from PIL import Image
 from fastcore.all import anno_parser
 from .. import __version__
 from ..core import *
@@ -34,6 +33,9 @@ from ..train.losses import *
 from ..train.step import *
 from ..train.step import resting
 from ..learner import *
+from ..data.files import opened
+from .growth import *
+from .growth import peak_mb
 
 # %% ../../nbs/commands/01_bench.ipynb #8547f1c7
 @dataclass
@@ -83,7 +85,7 @@ def gflop(f, *args) -> float:
     with torch.no_grad(), FlopCounter() as counter: f(*args)
     return counter.total/1e9
 
-# %% ../../nbs/commands/01_bench.ipynb #e2b8da2e
+# %% ../../nbs/commands/01_bench.ipynb #c2346357691
 def _mask_files(folder, n_classes:int):
     "Mask files and where they are from"
     if folder is not None:
@@ -102,7 +104,7 @@ def bench_masks(
     "[n,size,size] int64 ids and where they are from"
     files, name = ([], '') if folder == 'built-in' else _mask_files(folder, n_classes)
     if files:
-        some = [np.array(Image.open(files[i*len(files)//n % len(files)])) for i in range(n)]
+        some = [np.array(opened(files[i*len(files)//n % len(files)], 'mask', load=True)) for i in range(n)]
         ids = torch.stack([resize_nearest(torch.from_numpy(o).long(), (size, size)) for o in some])
     elif folder not in (None, 'built-in'): raise ValueError(f"there are no masks (.png, .tif, .bmp) in {folder}")
     else:
@@ -252,19 +254,11 @@ def train(
     extra = dict(classes=n_classes, size=list(mask.shape[-2:]), pictures=len(mask))
     return Measured('train', case, in_turn(ways, rounds, mask.device), extra)
 
-# %% ../../nbs/commands/01_bench.ipynb #d158c6b9
-def _peak_rss() -> float:
-    "MB. Linux hands the largest size of the program before `exec` on in `ru_maxrss`, so we read its own"
-    status = Path('/proc/self/status')
-    if status.exists():
-        return next(int(o.split()[1]) for o in status.read_text().splitlines() if o.startswith('VmHWM'))/2**10
-    import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
-
+# %% ../../nbs/commands/01_bench.ipynb #c3138879858
 def _memory_child(spec:dict):
     "Two iterations as `spec` says; prints what the process had before and at most"
     device = torch.device(spec['device'])
-    peak = _peak_rss if device.type == 'cpu' else lambda: torch.cuda.max_memory_allocated(device)/2**20
+    peak = peak_mb if device.type == 'cpu' else lambda: torch.cuda.max_memory_allocated(device)/2**20
     n = spec['classes']
     mask = bench_masks(spec['like'] or n, spec['pictures'], spec['size'], spec['masks'])[0].to(device) % n
     before = peak()
@@ -415,7 +409,7 @@ def bench_monai(o:Setting):
     case = f'MONAI’s layout, one picture {o.size}×{o.size}, 13 classes'
     yield draw(case, 13, o.take(13), nf=o.nf, rounds=o.rounds, monai=True)
 
-# %% ../../nbs/commands/01_bench.ipynb #82799551
+# %% ../../nbs/commands/01_bench.ipynb #c306791230
 def bench_train(o:Setting):
     for tag, dtype in o.precisions.items():
         cases = {(o.few, 13), (o.few, 151), (32, 13)} if o.wide else {(1, 13), (1, 151), (o.few//2, 151)}
@@ -431,7 +425,11 @@ def bench_memory(o:Setting):
 
 def placed(r:Measured, place:dict) -> Measured: return replace(r, extra={**r.extra, **place})
 
-def bench_growth(o:Setting, what=('draw', 'train', 'memory')):
+GROWS = 'draw', 'train', 'memory', 'data'
+
+def bench_growth(o:Setting, what=GROWS):
+    if 'data' in what: yield from data_growth(o.quick)
+    if what == ['data']: return
     sizes = (64, 96, 128) if o.quick else (64, 128, 256, 512)
     grow = dict(resolution=[(s, 13, 1, s) for s in sizes], classes=[(n, n, 1, o.size) for n in (5, 13, 35, 151, 183)],
                 batch=[(k, 13, k, o.size) for k in (1, 2, 4)])
@@ -450,7 +448,7 @@ def bench_tiny(o:Setting):
 sections = dict(agree=bench_agree, draw=bench_draw, monai=bench_monai, train=bench_train, memory=bench_memory,
                 growth=bench_growth, tiny=bench_tiny)
 
-# %% ../../nbs/commands/01_bench.ipynb #975c3a38
+# %% ../../nbs/commands/01_bench.ipynb #c131804467
 def _head(o:Setting, only) -> dict:
     "Command, machine, versions and masks of a run"
     options = ''.join(f' --{k} {v}' for k, v in dict(only=only, masks=o.masks).items() if v)
@@ -478,7 +476,7 @@ def _run(wanted, o:Setting, must:bool) -> list:
     "The results of the sections, printed as they come"
     results = []
     for name in (k for k in sections if k in wanted):
-        what = [k for k in ('draw', 'train', 'memory') if k in wanted] or ['draw', 'train', 'memory']
+        what = [k for k in GROWS if k in wanted] or GROWS
         try:
             for r in sections[name](o, what) if name == 'growth' else sections[name](o):
                 results.append(r)
@@ -488,7 +486,7 @@ def _run(wanted, o:Setting, must:bool) -> list:
             print(f'monai  left out: {e}')
     return results
 
-# %% ../../nbs/commands/01_bench.ipynb #4da8e637
+# %% ../../nbs/commands/01_bench.ipynb #c1889242834
 def bench(
     quick:bool=False,        # a quarter of the width, pictures of 64 pixels, two rounds: a first look
     only:str=None,           # sections, such as 'draw,train'; all by default, `monai` where it is installed
@@ -501,7 +499,7 @@ def bench(
     "Measure the dense, the fast and the folded way in turn, and print a table"
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     wanted = [*sections] if only is None else only.split(',')
-    if wrong := set(wanted) - set(sections):
+    if wrong := set(wanted) - {*sections, 'data'}:
         raise ValueError(f"--only {','.join(sorted(wrong))}: there are {', '.join(sections)}")
     nf, size, few, rounds = (16, 64, 2, min(rounds, 2)) if quick else (64, 256, 8, rounds)
     o = Setting(device, nf, size, few, rounds, masks, device.type == 'cuda' and not quick, quick)

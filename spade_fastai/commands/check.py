@@ -7,14 +7,16 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/check.html.md"""
 # %% auto #0
 __all__ = ['CheckOptions', 'check', 'main']
 
-# %% ../../nbs/commands/02_check.ipynb #c4202210265
-import ast, sys
-from dataclasses import dataclass, fields
+# %% ../../nbs/commands/02_check.ipynb #c135397518
+import ast, math, numbers, os, sys, warnings
+from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
-from fastcore.all import anno_parser, delegates, store_true
+from matplotlib.backend_bases import FigureCanvasBase
+from fastcore.all import delegates, store_true
 from ..data.images import *
 from ..data.check.report import *
+from .terminal import check_number, check_places, check_text, run_command, shown, typed, whole_file
 
 # %% ../../nbs/commands/02_check.ipynb #c1305203183
 @dataclass
@@ -39,55 +41,101 @@ class CheckOptions:
     limit:int=None           # look at so many pairs, evenly spread
     figure:str=None          # write a figure to this file
 
-# %% ../../nbs/commands/02_check.ipynb #c478217689
+# %% ../../nbs/commands/02_check.ipynb #c3576020844
 _SUCH = dict(ids="{10: 'building', 30: 'road'}", table="{(255,0,0): 0, (0,0,255): 1}", ignore='255', bands='4,3,2',
              percentiles='2,98')
+
+def _unclear(what, text, why):
+    return ValueError(f"--{what} {shown(text, most=200)} {why}; write it as Python does, such as --{what} "
+                      f'"{_SUCH[what]}"')
 
 def _value(text, what, kind):
     "What `--ids` and the like hold, as Python writes it; None where nothing is said"
     if text is None: return None
-    try: res = ast.literal_eval(text)
-    except (ValueError, SyntaxError): res = None
-    if isinstance(res, kind): return res
-    raise ValueError(f"--{what} {text} cannot be read; write it as Python does, such as --{what} \"{_SUCH[what]}\"")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')                                # of Python, about its own words
+            node = ast.parse(text.strip(), mode='eval').body
+            res = ast.literal_eval(node)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError): res = None
+    if not isinstance(res, kind): raise _unclear(what, text, 'cannot be read')
+    if not res: raise _unclear(what, text, 'is empty')
+    if kind is dict and len(res) < len(node.keys): raise _unclear(what, text, 'names a key twice')
+    return res
 
 def _numbers(text, what): return None if text is None else _value(f'{text},', what, tuple)
-def _names(text): return text.split(',') if text and ',' in text else text
+def _names(text): return str(text).split(',') if text and ',' in str(text) else text
 
-# %% ../../nbs/commands/02_check.ipynb #c1025356935
+# %% ../../nbs/commands/02_check.ipynb #c1052203552
+def _whole(o, least=0, most=2**32 - 1):
+    return isinstance(o, numbers.Integral) and not isinstance(o, bool) and least <= o <= most
+
+def _a_color(o): return isinstance(o, tuple) and len(o) == 3 and all(_whole(c, most=255) for c in o)
+def _a_class(o): return _whole(o) or isinstance(o, str) and bool(o.strip())
+
 def _reading(o):
     "The arguments of `check_masks` that say what files mean, from what was typed"
-    ign, photos = _numbers(o.ignore, 'ignore'), None
-    if o.bands or o.percentiles:
-        photos = ImageReader(_numbers(o.bands, 'bands'), _numbers(o.percentiles, 'percentiles'))
+    table, ids, ignore = _value(o.table, 'table', dict), _value(o.ids, 'ids', dict), _numbers(o.ignore, 'ignore')
+    bands, shares = _numbers(o.bands, 'bands'), _numbers(o.percentiles, 'percentiles')
+    of_ids = lambda x: _whole(x, -2**31)
+    if table and not all(_a_color(c) and of_ids(i) for c,i in table.items()):
+        raise _unclear('table', o.table, 'must give (r,g,b) of 0 to 255 a class id each')
+    if ids and not all(of_ids(v) and _a_class(c) for v,c in ids.items()):
+        raise _unclear('ids', o.ids, 'must give whole numbers a name or a class id each')
+    if ignore and not all(map(of_ids, ignore)): raise _unclear('ignore', o.ignore, 'must be whole numbers')
+    if bands and not (len(bands) in (1, 3) and all(_whole(b, 1, 65535) for b in bands)):
+        raise _unclear('bands', o.bands, 'must be three whole numbers, counted from one')
+    number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+    if shares and not (len(shares) == 2 and all(map(number, shares)) and 0 <= shares[0] < shares[1] <= 100):
+        raise _unclear('percentiles', o.percentiles, 'must be two numbers from 0 to 100, the smaller one first')
     codes = o.codes if o.codes and Path(o.codes).is_file() else _names(o.codes)
-    ignore = ign[0] if ign and len(ign) == 1 else ign and list(ign)
-    return dict(codes=codes, table=_value(o.table, 'table', dict), ignore=ignore, ids=_value(o.ids, 'ids', dict),
-                tolerance=o.tolerance, image_reader=photos)
+    if isinstance(codes, list) and not all(c.strip() for c in codes):
+        raise ValueError(f"--codes {o.codes} has an empty name; write one for each class: water,land,road")
+    return dict(codes=codes, table=table, ignore=ignore and (ignore[0] if len(ignore) == 1 else list(ignore)),
+                ids=ids, tolerance=o.tolerance, image_reader=ImageReader(bands, shares) if bands or shares else None)
 
-# %% ../../nbs/commands/02_check.ipynb #c2900469250
+# %% ../../nbs/commands/02_check.ipynb #c914195118
+def _check_figure(fn):
+    "Raises ValueError for a figure of no known kind, or in a folder that is not there or not ours"
+    file, kinds = Path(fn), sorted(set(FigureCanvasBase.get_supported_filetypes()) - {'pgf', 'raw', 'rgba'})
+    if file.suffix[1:].lower() not in kinds:
+        raise ValueError(f"--figure {fn} must end in one of {', '.join('.' + o for o in kinds)}")
+    if file.is_dir(): raise ValueError(f"--figure {fn} is a folder; name a file in it, such as {file/'figure.png'}")
+    if not file.parent.is_dir(): raise ValueError(f"--figure {fn}: there is no folder {file.parent}; make it first")
+    if not os.access(file.parent, os.W_OK): raise ValueError(f"--figure {fn}: you may not write to {file.parent}")
+
+def settled(o:CheckOptions) -> CheckOptions:
+    "`o`; options that cannot work raise ValueError"
+    check_text(o), check_places(o, ('masks', 'images', 'instances'))
+    check_number('tolerance', o.tolerance, 0, 2**32 - 1)
+    check_number('size', o.size, 1, 16384)
+    check_number('limit', o.limit)
+    if o.codes and Path(o.codes).is_dir():
+        raise ValueError(f"--codes {o.codes} is a folder; name the file in it, such as {Path(o.codes)/'codes.txt'}")
+    if o.figure is not None: _check_figure(o.figure)
+    return o
+
+# %% ../../nbs/commands/02_check.ipynb #c4055643852
 @delegates(CheckOptions, but=['path'])
 def check(
     path,   # folder of the data set
     **kwargs
 ) -> MaskReport:
     "Look at every mask and image of a folder before training: what is there, what is wrong, and the code that loads it"
-    o = CheckOptions(path, **kwargs)
+    o = settled(CheckOptions(path, **kwargs))
     report = check_masks(o.path, _names(o.masks), _names(o.images), **_reading(o), instances=_names(o.instances),
                          align=o.align, skip=_names(o.skip) or (), size=o.size, limit=o.limit,
                          progress=sys.stderr.isatty())
-    print(report)
+    print(shown(report, lines=True))
     if o.figure:
         fig = report.show()
-        fig.savefig(o.figure, dpi=120)
+        with whole_file(o.figure) as f: fig.savefig(f, dpi=120)
         plt.close(fig)
     return report
 
-# %% ../../nbs/commands/02_check.ipynb #c2147174630
+# %% ../../nbs/commands/02_check.ipynb #c4144491006
 def main(argv=None):
     "Entry point of the command `spade-check`; exit status 0 is clean, 1 is not"
-    args = vars(anno_parser(CheckOptions, prog='spade-check').parse_args(argv))
-    try: report = check(**{o.name: args[o.name] for o in fields(CheckOptions)})
-    except (ValueError, OSError, ImportError) as e: sys.exit(f'spade-check: {e}')
-    except KeyboardInterrupt: sys.exit('spade-check: stopped')
+    options = typed(CheckOptions, 'spade-check', argv)
+    report = run_command('spade-check', lambda: check(**options))
     sys.exit(0 if report.clean and not isinstance(report.checked, Exception) else 1)

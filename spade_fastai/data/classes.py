@@ -7,21 +7,29 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/classes.html.md"""
 # %% auto #0
 __all__ = ['read_class_dict', 'read_classes', 'read_codes', 'find_codes']
 
-# %% ../../nbs/lib/data/07_classes.ipynb #30e9ecb4
-import csv, io, json, re
-from collections import namedtuple
+# %% ../../nbs/lib/data/07_classes.ipynb #c2733624299
+import csv, io, json, os, re, warnings
+from collections import Counter, namedtuple
+import yaml
 from fastai.vision.all import Path, first
 from .errors import *
+from .signatures import first_bytes, unreadable
 
-# %% ../../nbs/lib/data/07_classes.ipynb #c67723243
+# %% ../../nbs/lib/data/07_classes.ipynb #c401491969
 Classes = namedtuple('Classes', 'codes table ids colors', defaults=(None,)*3)
 
-def read_text(path):
+def read_text(path, most=1 << 26):
     "What is written in a file"
-    try: return Path(path).read_text(encoding='utf-8-sig')
+    first_bytes(path, 'class file')                                            # is it a file, and may we read it?
+    if (n := os.path.getsize(path)) > most:
+        raise unreadable(path, 'class file', f"it has {n >> 20} MB", "name a file with a line a class")
+    try: text = Path(path).read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as e:
         msg = f"{path} is not UTF-8 text (byte {e.start} is {e.object[e.start]}); save it anew as UTF-8"
         raise MaskError(msg, 'unreadable', path) from None
+    if '\0' not in text: return text
+    said = f"{path} is UTF-16, or no text (it holds a zero byte); save it anew as UTF-8 text"
+    raise MaskError(said, 'unreadable', path)
 
 def separator_of(text): return max(',;\t', key=text.partition('\n')[0].count)
 
@@ -30,41 +38,90 @@ def _ids_anew(values):
     ids = {v: n for n,v in enumerate(sorted(values))}
     return None if list(ids) == list(ids.values()) else ids
 
-# %% ../../nbs/lib/data/07_classes.ipynb #c453f0be0
+# %% ../../nbs/lib/data/07_classes.ipynb #c1209435345
+def whole(v, most=2**31 - 1):
+    "The whole number 0..`most` that `v`, a number or its digits, stands for; ValueError if it is none"
+    digits = isinstance(v, str) and re.fullmatch(r'\s*[+-]?[0-9]{1,20}\s*', v)
+    if isinstance(v, bool) or not (digits or isinstance(v, (int, float)) and v == v//1):
+        raise ValueError(f"{shown(v)} is not a whole number")
+    if 0 <= int(v) <= most: return int(v)
+    raise ValueError(f"{shown(v)} is not between 0 and {most}")
+
+def shown(v): return repr(v) if len(repr(v)) < 60 else repr(v)[:57] + '…'
+
+def color_of(c):
+    "Three whole numbers 0..255; ValueError for anything else"
+    if not isinstance(c, (list, tuple)) or len(c) != 3: raise ValueError(f"colour {shown(c)} is not [r, g, b]")
+    try: return tuple(whole(o, 255) for o in c)
+    except ValueError as e: raise ValueError(f"colour {shown(c)} must be 0..255: {e}") from None
+
+def name_of(v):
+    "A name that says something; ValueError for anything else"
+    if isinstance(v, (str, int, float)) and not isinstance(v, bool) and str(v).strip(): return str(v).strip()
+    raise ValueError(f"{shown(v)} is no name")
+
+def add_color(table, color, i, place, path):
+    "Gives `color` to class `i` in `table`, if it is not another's; `place` is where it stands in the file"
+    if table.setdefault(color, i) == i: return
+    msg = f"{place}: colour {color} already belongs to class {table[color]}; give each colour to one class"
+    raise MaskError(msg, 'double', path)
+
+def check_names(path, names):
+    "Raises `MaskError` if two classes have one name"
+    if len(set(names)) == len(names): return
+    twice = first(n for n,k in Counter(names).items() if k > 1)
+    msg = f"{path} calls two classes {twice!r}; give each class a name of its own"
+    raise MaskError(msg, 'double', path, twice)
+
+# %% ../../nbs/lib/data/07_classes.ipynb #c2342711732
+_INDEX_COLUMNS = ('index', 'value', 'pixel value', 'pixel_value', 'id', 'class_id', 'class id', 'class_index',
+                  'label_id', 'label_value', 'class')
+_NAME_COLUMNS = 'class', 'label', 'category', 'classes', 'labels', 'title', 'description'
+
+def _csv_rows(path):
+    "The rows of a csv as dictionaries, keys in small letters, and its columns"
+    text, short = read_text(path), dict(red='r', green='g', blue='b')
+    known = lambda k: short.get(k.strip().lower(), k.strip().lower())
+    try:
+        table = csv.DictReader(io.StringIO(text, newline=''), skipinitialspace=True, delimiter=separator_of(text))
+        rows = [{known(k): (v or '').strip() for k,v in r.items() if k} for r in table]
+    except csv.Error as e:
+        msg = f"cannot read the classes in {path}: {e}; is a quote not closed? Save it anew, a class a line"
+        raise MaskError(msg, 'unreadable', path) from None
+    cols = [known(o) for o in table.fieldnames or [] if o]
+    if twice := [o for o in cols if cols.count(o) > 1]:
+        raise MaskError(f"{path} has two columns {twice[0]!r}; keep one of them", 'classes', path, twice[0])
+    return rows, list(rows[0]) if rows else []
+
 def _rows_in(path):
     "The rows of a csv as dictionaries, and which columns hold the index (or None) and the name"
-    text, short = read_text(path), dict(red='r', green='g', blue='b')
-    rows = list(csv.DictReader(io.StringIO(text, newline=''), skipinitialspace=True, delimiter=separator_of(text)))
-    known = lambda k: short.get(k.strip().lower(), k.strip().lower())
-    rows = [{known(k): (v or '').strip() for k,v in r.items() if k} for r in rows]
-    cols = list(rows[0]) if rows else []
-    index = first(o for o in cols if o in ('index', 'value', 'pixel value', 'id', 'class_id', 'class'))
-    name = first(o for o in ('name', *cols) if o in cols and o.endswith('name'))
+    rows, cols = _csv_rows(path)
+    index = first(o for o in cols if o in _INDEX_COLUMNS)
+    name = first(o for o in ('name', *cols) if o in cols and o.endswith(('name', 'names')))
     if name is None and index == 'class' and not any(r['class'].isdigit() for r in rows): index = None  # all names
-    name = name or first(o for o in ('class', 'label') if o in cols and o != index)
+    name = name or first(o for o in _NAME_COLUMNS if o in cols and o != index)
     missing = [o for o in ('name', 'r', 'g', 'b') if o not in (cols if name is None else [*cols, 'name'])]
     if missing == ['r', 'g', 'b'] and index: missing = []             # values and names, no colours
     if not missing: return rows, index, name
     raise MaskError(f"{path} has the columns {', '.join(cols) or 'none'}; {', '.join(missing)} is missing: the "
                     f"first line must be index,name,r,g,b or name,r,g,b", 'classes', path, missing)
 
+# %% ../../nbs/lib/data/07_classes.ipynb #c749763498
 def _class_rows(path):
     "`Classes` in a csv: names, colour table, and {index: id} where the indices do not count 0, 1, 2 …"
-    (rows, index, name), names, table = _rows_in(path), {}, {}
+    (rows, index, name), names, table, place = _rows_in(path), {}, {}, {}
     for n,r in enumerate(rows, 2):
-        fails = lambda what, kind='classes', n=n: MaskError(f"{path}, line {n}: {what}", kind, path)
-        try: i, color = int(r[index]) if index else _id_of(r[name], names), tuple(int(r[o]) for o in 'rgb' if o in r)
-        except ValueError: raise fails(f"{r} has a value that is not a whole number") from None
-        if not all(0 <= o <= 255 for o in color): raise fails(f"colour {color} must be 0..255")
-        if color and table.setdefault(color, i) != i:
-            msg = f"colour {color} already belongs to class {table[color]}; give each colour to one class"
-            raise fails(msg, 'double')
-        names.setdefault(i, r[name])
+        try:
+            what = name_of(r.get(name))
+            i = whole(r[index]) if index else place.setdefault(what, len(place))
+            color = color_of([r.get(o, '') for o in 'rgb']) if 'r' in rows[0] else ()
+        except ValueError as e: raise MaskError(f"{path}, line {n}: {e}; correct {shown(r)}", 'classes', path) from None
+        if color: add_color(table, color, i, f'{path}, line {n}', path)
+        names.setdefault(i, what)
+    check_names(path, list(names.values()))
     ids = _ids_anew(names)
     table = {c: ids[i] if ids else i for c,i in table.items()}
     return Classes([names[i] for i in sorted(names)], table or None, ids)
-
-def _id_of(name, names): return first(i for i,o in names.items() if o == name) if name in names.values() else len(names)
 
 # %% ../../nbs/lib/data/07_classes.ipynb #cdaa58a43
 def read_class_dict(
@@ -73,45 +130,166 @@ def read_class_dict(
     "Class names and colour table from a `class_dict.csv`, ids counted 0, 1, 2 … in the order of the indices"
     return _class_rows(path)[:2]
 
-# %% ../../nbs/lib/data/07_classes.ipynb #c80517267
+# %% ../../nbs/lib/data/07_classes.ipynb #c252988104
 EMD_FILE = 'esri_model_definition.emd'
+
+def _emd_row(o):
+    "(value, name, colour or None) of a class"
+    color = o.get('Color')
+    return whole(o['Value']), name_of(o['Name']), None if color is None else color_of(color)
 
 def _emd_classes(path):
     "`Classes` in ArcGIS' esri_model_definition.emd"
-    try: rows = [(int(o['Value']), str(o['Name']), o.get('Color')) for o in json.loads(read_text(path))['Classes']]
-    except (ValueError, KeyError, TypeError) as e:
+    try: rows = [_emd_row(o) for o in json.loads(read_text(path))['Classes']]
+    except MaskError: raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise MaskError(f"cannot read the classes in {path} ({type(e).__name__}: {e}); it must have \"Classes\", each "
-                        f"with Value and Name", 'unreadable', path) from e
+                        f"with Value (a whole number from 0), Name and perhaps Color [r, g, b]", 'unreadable',
+                        path) from e
     rows = sorted(rows, key=lambda o: o[0])
-    values, colors = [v for v,*_ in rows], [c for _,_,c in rows]
+    values, colors = [v for v,*_ in rows], [list(c) for _,_,c in rows if c]
     if not rows or len(set(values)) < len(rows):
-        msg = f"{path} has the values {values}; give one class, and each its own value"
+        msg = f"{path} has the values {shown(values)}; give one class, and each its own value"
         raise MaskError(msg, 'classes', path, values)
-    return Classes([n for _,n,_ in rows], None, _ids_anew(values), colors if all(colors) else None)
+    check_names(path, [n for _,n,_ in rows])
+    return Classes([n for _,n,_ in rows], None, _ids_anew(values), colors if len(colors) == len(rows) else None)
+
+# %% ../../nbs/lib/data/07_classes.ipynb #c1654037772
+def _labelmap(path, rows):
+    "`Classes` in CVAT's labelmap.txt, a line `name:r,g,b:parts:actions` each"
+    table, place = {}, {}
+    for n,row in rows:
+        try:
+            name, color, *_ = *row.split(':'), ''
+            i, color = place.setdefault(name_of(name), len(place)), color_of(color.split(','))
+        except ValueError as e:
+            raise MaskError(f"{path}, line {n}: {e}; write `name:r,g,b::`", 'classes', path, row) from None
+        add_color(table, color, i, f'{path}, line {n}', path)
+    return Classes(list(place), table)
 
 def _text_classes(path):
     "`Classes` in a text file: one name a line, or CVAT's `name:r,g,b::`"
     codes = [o.strip() for o in read_text(path).rstrip().splitlines()]
-    if rows := [m.groups() for o in codes if (m := re.match(r'([^#:]+):(\d+),(\d+),(\d+):', o))]:
-        names = list(dict.fromkeys(o[0].strip() for o in rows))
-        return Classes(names, {tuple(map(int, o[1:])): names.index(o[0].strip()) for o in rows})
+    rows = [(n, o) for n,o in enumerate(codes, 1) if o and not o.startswith('#')]
+    if codes and (codes[0].startswith('# label:') or any(re.match(r'[^:]+:\d+,\d+,\d+:', o) for _,o in rows)):
+        if rows: return _labelmap(path, rows)
+    if found := _color_rows(codes): return classes_of(found, path)
     if not codes: raise MaskError(f"{path} is empty; write the class names into it, one a line", 'classes', path)
     if '' in codes:
         raise MaskError(f"{path} has an empty line {codes.index('')+1}, which would shift all later ids; remove it or "
                         f"write a name", 'classes', path, codes.index('') + 1)
+    check_names(path, codes)
     return Classes(codes)
 
-# %% ../../nbs/lib/data/07_classes.ipynb #ca5d88614
+# %% ../../nbs/lib/data/07_classes.ipynb #c2109551907
+_CLASS_KEYS = 'classes', 'categories', 'labels', 'names', 'class_names', 'label_map', 'items'
+
+def _as_color(o):
+    "(r,g,b) of a list or of #rrggbb, None if it is none"
+    if isinstance(o, str) and re.fullmatch('#[0-9a-fA-F]{6}', o): return tuple(bytes.fromhex(o[1:]))
+    return tuple(o[:3]) if isinstance(o, list) and len(o) in (3, 4) and all(isinstance(x, int) for x in o) else None
+
+def _one_of(o, *keys): return first(o[k] for k in keys if k in o)
+
+def _row_of(o):
+    "(number, name, color) of a class, given by its name or as a dictionary"
+    if isinstance(o, str): return None, o, None
+    name, number = _one_of(o, 'readable', 'name', 'title', 'label'), _one_of(o, 'id', 'index', 'value', 'class_id')
+    color = _one_of(o, 'color', 'colour', 'rgb')
+    return number, name, None if color is None else _as_color(color) or color_of(color)       # which refuses it
+
+def _tree_rows(o):
+    "Rows of (number, name, color) in what a JSON or YAML file holds; None if there are none"
+    if isinstance(o, list) and o and all(isinstance(x, (str, dict)) for x in o):
+        rows = [_row_of(x) for x in o]
+        return rows if all(isinstance(n, str) and n for _,n,_ in rows) else None
+    if not isinstance(o, dict) or not o: return None
+    if key := first(k for k in _CLASS_KEYS if isinstance(o.get(k), (list, dict))):
+        rows, colors = _tree_rows(o[key]), o.get('segmentation_colors')
+        if not rows or not isinstance(colors, list) or len(colors) != len(rows): return rows
+        return [(i, n, _as_color(c)) for (i, n, _), c in zip(rows, colors, strict=True)]
+    pairs = list(o.items())
+    if all(str(k).isdigit() and isinstance(v, str) for k,v in pairs): return [(int(k), v, None) for k,v in pairs]
+    if all(isinstance(v, int) for _,v in pairs): return [(v, str(k), None) for k,v in pairs]
+    return [(None, str(k), _as_color(v)) for k,v in pairs] if all(_as_color(v) for _,v in pairs) else None
+
+# %% ../../nbs/lib/data/07_classes.ipynb #c1261498093
+def classes_of(rows, path):
+    "`Classes` of rows (number, name, color), as file `path` has them"
+    def fails(what, kind='classes'): return MaskError(f"{path}: {what}", kind, path)
+    names, table, place = {}, {}, {}
+    for i,name,color in rows:
+        i = place.setdefault(name, len(place)) if i is None else i
+        try: i = whole(i)
+        except ValueError as e: raise fails(f"number of class {name!r}: {e}") from None
+        other = names.setdefault(i, name)
+        if other != name: raise fails(f"number {i} belongs to {other!r} and to {name!r}; give it to one", 'double')
+        if color is None: continue
+        if not all(0 <= x <= 255 for x in color): raise fails(f"colour {color} of class {name!r} must be 0..255")
+        if table.setdefault(color, i) != i:
+            raise fails(f"colour {color} belongs to {names[table[color]]!r} and to {name!r}; give it to one", 'double')
+    check_names(path, list(names.values()))
+    ids, full = _ids_anew(names), set(table.values()) == set(names)
+    table = {c: ids[i] if ids else i for c,i in table.items()} if full else None
+    return Classes([names[i] for i in sorted(names)], table or None, ids)
+
+def _color_rows(lines):
+    "Rows of lines such as `64 128 64 Animal`, or the name first; None if a line has another form"
+    num, sep = r'(\d{1,3})', r'[\s,;:]+'
+    front, back = rf'\(?{num}{sep}{num}{sep}{num}\)?{sep}(\D.*)', rf'(\D.*?){sep}\(?{num}{sep}{num}{sep}{num}\)?'
+    found = [(re.fullmatch(front, o), re.fullmatch(back, o)) for o in lines if o and o[0] != '#']
+    if not found or not all(a or b for a,b in found): return None
+    rows = [(a[4], a.groups()[:3]) if a else (b[1], b.groups()[1:]) for a,b in found]
+    return [(None, n.strip(), tuple(map(int, c))) for n,c in rows]
+
+# %% ../../nbs/lib/data/07_classes.ipynb #c3495518754
+def _json_classes(path):
+    "`Classes` in a JSON file, of ArcGIS or another program"
+    try: tree = json.loads(read_text(path))
+    except (ValueError, RecursionError) as e:
+        if isinstance(e, MaskError): raise
+        said = f"{path} is no JSON ({e}); save it anew, or write the names into codes.txt"
+        raise MaskError(said, 'unreadable', path) from e
+    return _emd_classes(path) if isinstance(tree, dict) and 'Classes' in tree else _tree_classes(tree, path)
+
+def _yaml_classes(path):
+    "`Classes` in a YAML file"
+    try: tree = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError) as e:
+        said = f"{path} is no YAML ({str(e).splitlines()[0]}); save it anew, or write the names into codes.txt"
+        raise MaskError(said, 'unreadable', path) from e
+    return _tree_classes(tree, path)
+
+def _tree_classes(tree, path):
+    try: rows = _tree_rows(tree)
+    except ValueError as e: raise MaskError(f"{path}: {e}", 'classes', path) from None
+    if rows: return classes_of(rows, path)
+    raise MaskError(f"{path} holds no classes that we know; it must be a list of names, {{number: name}}, "
+                    f"{{name: [r,g,b]}}, or a list of classes with name, id and color", 'classes', path)
+
+def _pbtxt_classes(path):
+    "`Classes` in TensorFlow's label_map.pbtxt"
+    items = re.findall(r'item\s*\{([^}]*)\}', read_text(path))
+    value = r'\s*:\s*(?:"([^"]*)"|\'([^\']*)\'|(\S+))'
+    of = lambda o, key: first(filter(None, (m.groups() if (m := re.search(key + value, o)) else ())))
+    rows = [(of(o, r'\bid'), of(o, 'display_name') or of(o, r'\bname'), None) for o in items]
+    if rows and all(i and i.isdigit() and n for i,n,_ in rows):
+        return classes_of([(int(i), n.strip(), c) for i,n,c in rows], path)
+    raise MaskError(f"{path} must have items with id and name: item {{ id: 1 name: 'road' }}", 'classes', path)
+
+_KINDS = {'.csv': _class_rows, '.tsv': _class_rows, '.emd': _emd_classes, '.json': _json_classes,
+          '.pbtxt': _pbtxt_classes, '.yaml': _yaml_classes, '.yml': _yaml_classes}
+
+# %% ../../nbs/lib/data/07_classes.ipynb #c1819022963
 def read_classes(
-    path,        # codes.txt, one name a line; class_dict.csv; or an .emd file
+    path,        # codes.txt, one name a line; class_dict.csv; an .emd file; or what other programs write
 ) -> Classes:  # names; {(r,g,b): id} or None; {value: id} where values do not count 0, 1, 2 …; colours to show
     "All that a file says about the classes"
     path = Path(path)
     if not path.is_file():
         raise MissingFile(f"there is no file {path} with the class names; write one, a name a line, or pass the "
                           f"names as a list", 'classes', path)
-    kinds = {'.csv': _class_rows, '.emd': _emd_classes, '.json': _emd_classes}
-    return kinds.get(path.suffix.lower(), _text_classes)(path)
+    return _KINDS.get(path.suffix.lower(), _text_classes)(path)
 
 def read_codes(
     path,   # codes.txt, one name a line; class_dict.csv; or an .emd file
@@ -119,17 +297,95 @@ def read_codes(
     "Class names, in the order of their ids"
     return read_classes(path).codes
 
-# %% ../../nbs/lib/data/07_classes.ipynb #ca8c38030
+# %% ../../nbs/lib/data/07_classes.ipynb #c1816458273
+_ENDINGS = '.csv', '.tsv', '.txt', '.json', '.pbtxt', '.emd', '.yaml', '.yml', '.names'
+_FIRST = 'class_dict.csv', 'codes.txt', EMD_FILE, '_classes.csv', 'labelmap.txt', 'classes.txt'
+_CLASSY = set('class classes classnames classname classdict codes labelmap labelcolors labelcolours labelnames '
+              'colormap colourmap palette legend categories'.split())
+_TOGETHER = {'label', 'labels'}, {'color', 'colour', 'colors', 'colours'}, {'dataset'}    # with one of the next
+_BESIDE = set('map maps color colors colour colours name names dict list table meta mapping codes'.split())
+_MORE = set('rgb seg segmentation ids id index info full'.split()) | _BESIDE | set().union(*_TOGETHER)
+_MAYBE = set('labels label names data dataset meta config info colors colours'.split())
+
+def class_file_rank(fn):
+    "How surely a file holds classes, by its name: 0 surely, 1 with words besides, 2 perhaps, None no"
+    if fn.suffix.lower() not in _ENDINGS: return None
+    words = set(re.split(r'[_\-. ]+', fn.stem.lower())) - {''}
+    if fn.name.lower() in _FIRST: return 0
+    if words & _CLASSY or any(words & o and words & (_BESIDE - o) for o in _TOGETHER):
+        return int(not words <= _CLASSY | _MORE)
+    return 2 if words and words <= _MAYBE | _MORE else None
+
+def _class_files(path, most=2):
+    "[(rank, file)] in one folder, the surest first"
+    try: there = list(path.iterdir())
+    except OSError: return []                                                            # no folder, or not ours to see
+    known = lambda o: _FIRST.index(o.name.lower()) if o.name.lower() in _FIRST else len(_FIRST)
+    found = [(r, known(o), o) for o in there if (r := class_file_rank(o)) is not None and o.name[0] != '.']
+    return [(r, o) for r,_,o in sorted(found) if r <= most and o.is_file()]
+
+# %% ../../nbs/lib/data/07_classes.ipynb #c645140553
+def _readable(files):
+    "[(file, `Classes`)] of those that can be read and look like classes, not like a list of pictures"
+    res = []
+    for fn in files:
+        try: c = read_classes(fn)
+        except (ValueError, OSError): continue
+        pictures = any(re.search(r'\.(png|jpe?g|tiff?|npy)\b', o, re.I) for o in c.codes)
+        if not pictures and len(set(c.codes)) == len(c.codes) <= 10000: res.append((fn, c))
+    return res
+
+def _differ(a, b):
+    "Do two files say different things about the classes?"
+    lower = lambda o: [x.lower() for x in o.codes]
+    return lower(a) != lower(b) or any(None not in o and o[0] != o[1] for o in ((a.table, b.table), (a.ids, b.ids)))
+
+def _one_of_all(files):
+    "The one of `files` that knows most, if all that can be read agree; None if none can be"
+    good = sorted(_readable(files), key=lambda o: o[1].table is None)                # one with colours knows more
+    if not good: return None
+    if odd := [fn for fn,c in good if _differ(c, good[0][1])]:
+        names = ' and '.join(map(str, [good[0][0], *odd]))
+        raise MaskError(f"{names} name different classes or another order; say which is right with `codes=`", 'classes',
+                        good[0][0], [good[0][0], *odd])
+    return good[0][0]
+
+# %% ../../nbs/lib/data/07_classes.ipynb #c3377119215
+def class_file(
+    path,       # a folder, which alone is looked at
+    most=1,     # 0: only names all of whose words speak of classes
+) -> Path:      # None if there is none
+    "The file with class names that lies in the folder `path`"
+    files = _class_files(Path(path), most)
+    sure, ours = [o for r,o in files if r == 0], [o for r,o in files if o.name.lower() in _FIRST[:2]]
+    if len(ours) == 2:
+        for o in ours: read_classes(o)                                                    # may raise
+    alone = ours if len(ours) == 1 else sure if len(sure) == 1 and sure[0].name.lower() in _FIRST else []
+    found = alone[0] if alone else _one_of_all(ours or sure)
+    if found is None: return _one_of_all([o for r,o in files if r == 1])
+    (_, mine), = _readable([found]) or [(None, None)]
+    odd = [fn for fn,c in _readable([o for _,o in files if o not in ours and o != found]) if mine and _differ(c, mine)]
+    if odd: warnings.warn(f"{found} names the classes, but {' and '.join(map(str, odd))} others, or in another order; "
+                          f"if that is right, pass `codes={str(odd[0])!r}`")
+    return found
+
+def maybe_class_files(path):
+    "Files in the folder `path` that may hold classes, to be named"
+    files = _class_files(Path(path))
+    good = [fn for fn,c in _readable([o for _,o in files]) if len(c.codes) > 1]
+    return [o for r,o in files if r < 2 or o in good]
+
+# %% ../../nbs/lib/data/07_classes.ipynb #c3743534962
 def find_codes(
     path,   # folder of a data set
 ) -> Path:
     "The `class_dict.csv`, `codes.txt`, or other file of class names that lies in `path` or in the folder above"
-    for p in (Path(path), Path(path)/'train', Path(path).absolute().parent):
-        found = [p/o for o in ('class_dict.csv', 'codes.txt') if (p/o).is_file()]
-        if len(found) == 2 and read_codes(found[0]) != read_codes(found[1]):
-            raise MaskError(f"{found[0]} and {found[1]} name different classes or another order; say which is right "
-                            f"with `codes=`", 'classes', found[0])
-        found += [p/o for o in (EMD_FILE, '_classes.csv', 'labelmap.txt', 'classes.txt') if (p/o).is_file()]
-        if found: return found[0]
+    path = Path(path)
+    for p,most in ((path, 1), (path/'train', 1), (path.absolute().parent, 0)):
+        if found := class_file(p, most): return found
+    below = sorted(o for o in path.iterdir() if o.is_dir() and o.name[0] != '.') if path.is_dir() else []
+    maybe = [*maybe_class_files(path), *(o for p in below[:20] for _,o in _class_files(p, 0))]
+    names = ', '.join(o.relative_to(path).as_posix() for o in maybe)
+    hint = f"; {names} may hold them: pass `codes={str(maybe[0])!r}`" if maybe else ''
     raise MissingFile(f"no codes.txt or class_dict.csv in {path} or the folder above; pass the class names as "
-                      f"`codes=`", 'classes', Path(path))
+                      f"`codes=`{hint}", 'classes', path, maybe or None)

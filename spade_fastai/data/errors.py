@@ -7,9 +7,10 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/errors.html.md"""
 # %% auto #0
 __all__ = ['MaskError', 'MissingFile']
 
-# %% ../../nbs/lib/data/00_errors.ipynb #cd862f843
+# %% ../../nbs/lib/data/00_errors.ipynb #c1786579276
 import os
 from contextlib import contextmanager
+from ..palette import printable
 
 # %% ../../nbs/lib/data/00_errors.ipynb #c7aa41b7b
 KINDS = dict(
@@ -38,7 +39,7 @@ KINDS = dict(
     layout     ='the folder does not tell where masks and images lie',
 )
 
-# %% ../../nbs/lib/data/00_errors.ipynb #c7491225c
+# %% ../../nbs/lib/data/00_errors.ipynb #c658705448
 class MaskError(ValueError):
     "What is wrong with the files of a data set"
     def __init__(self,
@@ -48,7 +49,7 @@ class MaskError(ValueError):
         value=None,  # what was found; `KINDS` says in which form
     ):
         if kind not in KINDS: raise KeyError(f"{kind!r} is no kind of error; there are {', '.join(KINDS)}")
-        super().__init__(msg)
+        super().__init__(printable(msg))
         self.kind, self.file, self.value = kind, file, value
 
     def __reduce__(self): return type(self), (str(self), self.kind, self.file, self.value)

@@ -7,13 +7,18 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/files.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/06_files.ipynb #813d4dd9
-import io
+# %% ../../nbs/lib/data/06_files.ipynb #c3734351935
+import io, os
 from collections import namedtuple
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import NamedTuple
 import numpy as np
-from fastai.vision.all import Image, L, Path, first, get_files, image_extensions
+from PIL.ImageFile import ImageFile
+from fastai.vision.all import Image, L, Path, first, image_extensions
 from .errors import *
+from .signatures import (Facts, array_header, check_facts, exif_turn, in_memory, kind_of_file,
+    look_into, most_pixels, too_large, unreadable)
 from .grids import *
 from .grids import nearest_pixels
 from .raster import *
@@ -31,18 +36,32 @@ def first_few(o, n=4):
     "The first `n` of `o`, for a message"
     return ', '.join(str(x) for x in list(o)[:n]) + (' …' if len(o) > n else '')
 
-# %% ../../nbs/lib/data/06_files.ipynb #c94119262
+# %% ../../nbs/lib/data/06_files.ipynb #c3011768977
 def opened(fn, what, load=False):
-    "The picture in file `fn`, its pixels too if `load`; a broken file is named"
+    "The picture in file `fn`, its pixels too if `load`; a file that is broken, turned or of several pictures is named"
+    facts, name = look_into(fn, what), f'{what} {file_name(fn)}'
+    check_facts(facts, name, fn, ids=what in ('mask', 'instance map'))
+    if facts.kind == 'HFA': raise unreadable(fn, what, "it is Erdas Imagine's", "call it .img, and install rasterio")
+    pixels = np.prod([int(o) for o in facts.size], dtype=float)
+    if pixels > most_pixels(): raise too_large(name, pixels, fn)
     try:
-        im = Image.open(io.BytesIO(fn) if isinstance(fn, bytes) else fn)
-        im.info.update(raw=raw_mode(im), frames=_frames(im))       # Pillow forgets these when it loads
-        if load: im.load()
+        im = Image.open(io.BytesIO(fn) if isinstance(fn, bytes) else fn, formats=[facts.kind])
+        im.info.update(raw=raw_mode(im), lossy=facts.lossy, sample=sample_format(im))
+    except Exception as e: raise unreadable(fn, what, str(e) or type(e).__name__) from e    # Pillow may raise anything
+    return load_pixels(im, fn, what) if load else im
+
+def load_pixels(im, fn, what):
+    "The picture `im` with its pixels, or an error about its file `fn`"
+    try:
+        with in_memory(f'{what} {file_name(fn)}', im.size[::-1], fn): im.load()
         return im
-    except FileNotFoundError: raise MissingFile(f"there is no {what} {fn}", file=fn) from None
-    except Exception as e:                                     # a broken file may raise anything in Pillow
-        msg = f"cannot read {what} {file_name(fn)}: {_why(fn, e)}; replace the file or take it out"
-        raise MaskError(msg, 'unreadable', fn) from e
+    except MaskError: raise
+    except Exception as e: raise unreadable(fn, what, str(e) or type(e).__name__) from e
+
+def sample_format(im):
+    "1 if a TIFF says that its numbers have no sign, 2 if they have, 3 for floats; None for other files"
+    tags = getattr(im, 'tag_v2', None)
+    return first(L(tags.get(339, 1))) if tags else im.info.get('sample')
 
 def raw_mode(im):
     "How the file stores the pixels of `im`, as Pillow writes it: 'L;4', 'RGB;16B' …"
@@ -50,34 +69,26 @@ def raw_mode(im):
     raw = first(raw) if isinstance(raw, tuple) else raw
     return raw if isinstance(raw, str) else im.mode
 
-# %% ../../nbs/lib/data/06_files.ipynb #cd560aaa2
-def _why(fn, e):
-    "What is wrong with a file that cannot be read"
-    there = isinstance(fn, (str, Path)) and Path(fn).is_file()
-    head = fn[:12] if isinstance(fn, bytes) else Path(fn).open('rb').read(12) if there else b''
-    if there and not head: return "it is empty"
-    if head == b'version http': return "it is only a pointer of Git LFS (run `git lfs pull`)"
-    return str(e) or type(e).__name__
+def check_opened(im, name):
+    "Refuses a picture that somebody else has opened, if its file holds several or says that it is to be turned"
+    if not isinstance(im, ImageFile): return
+    frames = 1 if im.format in ('MPO', 'TIFF') else getattr(im, 'n_frames', 1)
+    check_facts(Facts(im.format, im.size, frames, exif_turn(im)), name)
 
-def _frames(im):
-    "How many pictures a file holds; a TIFF's overviews (smaller copies of the first) do not count"
-    n = getattr(im, 'n_frames', 1)
-    if im.format == 'MPO': return 1                            # a phone's JPEG with a preview
-    if n == 1 or im.format != 'TIFF': return n
-    sub = [im.seek(i) or im.tag_v2.get(254, 0) for i in range(n)]
-    im.seek(0)
-    return sum(o & 5 == 0 for o in sub)
-
-# %% ../../nbs/lib/data/06_files.ipynb #c21010490
+# %% ../../nbs/lib/data/06_files.ipynb #c553480903
 def has_rasterio():
     return find_spec('rasterio') is not None
 
 def beyond_pillow(fn):
     "Has the raster `fn` more bands than Pillow gives, or does only rasterio read its kind; and is rasterio there?"
     if isinstance(fn, bytes) or not is_raster(fn) or not Path(fn).is_file() or not has_rasterio(): return False
-    try: im = opened(fn, 'file')
-    except MaskError: return True
-    return _n_bands(im) > len(im.getbands()) or ';16' in im.info['raw'] and im.mode.startswith('RGB')
+    try: kind = kind_of_file(fn)
+    except MaskError: return False
+    try:
+        with Image.open(fn, formats=[kind]) as im:
+            if im.info.get('compression') == 'webp': return True
+            return _n_bands(im) > len(im.getbands()) or ';16' in raw_mode(im) and im.mode.startswith('RGB')
+    except Exception: return True
 
 def is_deep(im): return im.mode in ('F', 'I') or im.mode.startswith('I;') or ';16' in im.info['raw']
 
@@ -94,22 +105,41 @@ def nodata_of(im):
     try: return float(str(getattr(im, 'tag_v2', {}).get(42113, '')).strip('\0 '))
     except ValueError: return None
 
-# %% ../../nbs/lib/data/06_files.ipynb #c0c5b4a79
+# %% ../../nbs/lib/data/06_files.ipynb #c1061402371
 NO_VALUE = -2**31     # a pixel without a value
 
-def raster_values(fn, name, image=None):
-    "[H,W] int32 values of a mask that is beyond Pillow, or to be read on the grid of `image`; its NoData value"
+class Rows(NamedTuple):
+    "A mask that is read some rows at a time, so that one of any size needs little memory"
+    size:tuple          # height and width
+    read:Callable       # from a slice of rows to [h,W] int32, and: are these class ids already?
+    nodata:float=None   # what the file calls NoData
+    block:int=1         # rows that the file stores together
+
+    def blocks(self, pixels=1 << 21):
+        "(slice of rows, [h,W] int32, are these class ids?) from top to bottom, about `pixels` at a time"
+        h, w = self.size
+        step = self.block*max(1, pixels//(w*self.block))
+        for y in range(0, h, step):
+            rows = slice(y, min(h, y + step))
+            yield rows, *self.read(rows)
+
+def raster_rows(fn, name, image=None, lossy=False) -> Rows:
+    "A mask that is beyond Pillow, or to be read on the grid of `image`; `lossy`: is one allowed?"
     r = Raster(fn)
+    if not lossy: r.check_lossless()
     if r.count > 1:
         msg = (f"{name} has {r.count} bands; save the one that holds the ids as a file of its own: "
                f"gdal_translate -b 1 {fn} ids.tif")
         raise MaskError(msg, 'bands', fn, r.count)
     grid = r.grid if image is None else grid_of(image)
-    data, valid = r.read(grid=grid)
-    a = whole_ids(data[..., 0], name)
-    if image is not None: a[nearest_pixels(r.grid, grid)[0] < 0] = NO_VALUE                 # outside of the mask
-    a[~valid & (a != (NO_VALUE if r.nodata is None or r.nodata != r.nodata else r.nodata))] = NO_VALUE
-    return a, r.nodata
+    def read(rows):
+        window = rows.start, 0, rows.stop - rows.start, grid.width
+        data, valid = r.read(window, grid)
+        a = whole_ids(data[..., 0], name)
+        if image is not None: a[nearest_pixels(r.grid, grid, window)[0] < 0] = NO_VALUE      # outside of the mask
+        a[~valid & (a != (NO_VALUE if r.nodata is None or r.nodata != r.nodata else r.nodata))] = NO_VALUE
+        return a, False
+    return Rows(grid.size, read, r.nodata, min(r.block[0], 512) if image is None else 1)
 
 # %% ../../nbs/lib/data/06_files.ipynb #b50b52e9
 _SAVE = "save ids as whole numbers (8 or 16 bit)"
@@ -129,30 +159,68 @@ def whole_ids(a, name='the mask') -> np.ndarray:
         raise MaskError(f"{name} holds {bad}, too large for an id; {_SAVE}", 'number', value=bad)
     return a.astype(np.int32) if nan is None else np.where(nan, NO_VALUE, a).astype(np.int32)
 
-# %% ../../nbs/lib/data/06_files.ipynb #c35b4d3e9
+# %% ../../nbs/lib/data/06_files.ipynb #c2515440657
 def is_numpy(fn):
-    return fn[:6] == b'\x93NUMPY' if isinstance(fn, bytes) else Path(fn).suffix.lower() in ('.npy', '.npz')
+    if isinstance(fn, bytes): return fn[:6] == b'\x93NUMPY' or fn[:4] == b'PK\3\4'
+    return Path(fn).suffix.lower() in ('.npy', '.npz')
 
 def load_array(fn, what, mmap=False):
     "The array in a .npy file, or the only one in a .npz"
-    if not isinstance(fn, bytes) and not Path(fn).is_file(): raise MissingFile(f"there is no {what} {fn}", file=fn)
-    source = io.BytesIO(fn) if isinstance(fn, bytes) else fn
-    try: a = np.load(source, allow_pickle=False, mmap_mode='r' if mmap else None)
-    except Exception as e:
-        msg = f"cannot read {what} {file_name(fn)}: {e}; save it anew with `np.save`"
-        raise MaskError(msg, 'unreadable', fn) from e
-    if isinstance(a, np.ndarray): return a
-    if len(a.files) != 1:
-        raise MaskError(f"{what} {fn} holds {len(a.files)} arrays ({first_few(a.files)}); save the one that is meant "
-                        f"with `np.save`", 'frames', fn, len(a.files))
-    return a[a.files[0]]
+    shape, _ = array_header(fn, what)
+    try:
+        with in_memory(f'{what} {file_name(fn)}', shape[:2] if len(shape) > 1 else (1, *shape), fn):
+            source = io.BytesIO(fn) if isinstance(fn, bytes) else fn
+            a = np.load(source, allow_pickle=False, mmap_mode='r' if mmap else None)
+            return a if isinstance(a, np.ndarray) else a[a.files[0]]
+    except MaskError: raise
+    except Exception as e: raise unreadable(fn, what, str(e) or type(e).__name__, "save it anew with `np.save`") from e
 
-# %% ../../nbs/lib/data/06_files.ipynb #c05547953
+# %% ../../nbs/lib/data/06_files.ipynb #c3617506437
+def _place(p):
+    "What tells a real folder from all others"
+    s = os.stat(p)
+    return s.st_dev, s.st_ino
+
+def _cannot_list(e):
+    raise MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, or "
+                    f"take it out", 'unreadable', Path(e.filename)) from e
+
+def folders_below(path, only=(), closed=_cannot_list):
+    "`path` and all real folders below it, each once, and the names of their files; `closed` is told of what is shut"
+    path = Path(path)
+    todo, seen = [path], {_place(o) for o in path.resolve().parents}
+    while todo:
+        links = []
+        for p, ds, fs in (o for top in todo for o in os.walk(top, onerror=closed)):
+            asked = lambda o, top=Path(p) == path: o in only if top and only else o[0] != '.'
+            new = (here := _place(p)) not in seen
+            ds[:] = sorted(filter(asked, ds)) if new else []
+            if not new: continue
+            seen.add(here)
+            links += [Path(p, o) for o in ds if os.path.islink(os.path.join(p, o))]
+            yield Path(p), sorted(fs)
+        todo = sorted(o for o in links if o.is_dir())
+
+def real_folders(folders):
+    "Those of `folders` that are not another one by a second name; of several names one that is no link"
+    own = lambda o: (o.resolve() != o.absolute(), o)
+    return set({_place(o): o for o in sorted(folders, key=own, reverse=True)}.values())
+
+# %% ../../nbs/lib/data/06_files.ipynb #c2900417974
+def closed_folders(path):
+    "An error for each folder in or below `path` that cannot be looked into"
+    errors = []
+    for _ in folders_below(path, closed=errors.append): pass
+    return [MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, "
+                      f"or take it out", 'unreadable', Path(e.filename)) for e in errors]
+
+# %% ../../nbs/lib/data/06_files.ipynb #c2204900897
 PICTURE_ENDINGS = image_extensions | {'.npy', '.npz', '.img'}
 
 def picture_files(
     path,          # folder, searched with all folders below it
     folders=None,  # only these folders directly below `path`
+    closed=_cannot_list,   # is told of a folder that cannot be looked into; by default it is an error
 ) -> list:
     "The picture files below `path`, sorted; a missing or empty folder is an error"
     path = Path(path)
@@ -161,7 +229,11 @@ def picture_files(
         near = sorted(o.name for o in p.parent.iterdir() if o.is_dir()) if p.parent.is_dir() else []
         there = f"; folders in {p.parent}: {first_few(near, 9)}" if near else ""
         raise MissingFile(f"there is no folder {p}{there}", file=p)
-    files = sorted(get_files(path, PICTURE_ENDINGS, folders=folders))
+    ours = lambda o: o[0] != '.' and os.path.splitext(o)[1].lower() in PICTURE_ENDINGS
+    here = not folders or '.' in L(folders)
+    below = [(p, fs) for p,fs in folders_below(path, L(folders), closed) if p != path or here]
+    files = sorted(p/o for p,fs in below for o in fs if ours(o))
     if files: return files
+    for e in closed_folders(path): raise e
     msg = f"no picture files in {path}; masks and images are files such as .png, .tif or .jpg"
     raise MaskError(msg, 'missing', path)

@@ -7,16 +7,17 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/grids.html.md"""
 # %% auto #0
 __all__ = ['Grid', 'is_raster', 'grid_of', 'same_grid', 'check_grids']
 
-# %% ../../nbs/lib/data/04_grids.ipynb #ee7b8b78
-import os, threading, warnings
+# %% ../../nbs/lib/data/04_grids.ipynb #c199622514
+import os, re, threading, warnings
 from collections import OrderedDict, namedtuple
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
-from PIL import Image
 from .errors import *
+from spade_fastai.data.signatures import (DRIVERS, array_header, check_facts, look_into, most_pixels, named, too_large,
+    unreadable)
 
-# %% ../../nbs/lib/data/04_grids.ipynb #c82489752
+# %% ../../nbs/lib/data/04_grids.ipynb #c1004325090
 def need_rasterio(fn):
     "The module rasterio, or where to get it"
     try: import rasterio, rasterio.warp
@@ -24,8 +25,9 @@ def need_rasterio(fn):
     return rasterio
 
 def gdal_env(rio):
-    "Where rasters are read: 24 MB of cache"
-    return rio.Env(**({} if 'GDAL_CACHEMAX' in os.environ else dict(GDAL_CACHEMAX=24 << 20)))
+    "Where rasters are opened and read: 24 MB of cache, and no files beside them"
+    cache = {} if 'GDAL_CACHEMAX' in os.environ else dict(GDAL_CACHEMAX=24 << 20)
+    return rio.Env(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_PAM_ENABLED=False, **cache)
 
 @contextmanager
 def placeless(rio):
@@ -34,7 +36,27 @@ def placeless(rio):
         warnings.simplefilter('ignore', rio.errors.NotGeoreferencedWarning)
         yield
 
-# %% ../../nbs/lib/data/04_grids.ipynb #c66759212
+# %% ../../nbs/lib/data/04_grids.ipynb #c3683509575
+def open_by_kind(rio, fn):
+    "The raster `fn`, opened as what its first bytes say, and as nothing else"
+    facts = look_into(fn, 'raster')
+    check_facts(facts, str(fn), fn)
+    if facts.kind not in DRIVERS: raise unreadable(fn, 'raster', f"it is {facts.kind}", "save it as PNG or TIFF")
+    warn_of_side_file(fn)
+    try:
+        with placeless(rio), gdal_env(rio): return rio.open(os.path.abspath(fn), driver=DRIVERS[facts.kind])
+    except rio.errors.RasterioError as e: raise unreadable(fn, 'raster', e) from e
+
+def warn_of_side_file(fn):
+    "Warns if a file beside a raster says something about it that is not read"
+    side = f'{fn}.aux.xml'
+    if not os.path.isfile(side): return
+    with open(side, 'rb') as f: said = re.findall(rb'<(SRS|GeoTransform|NoDataValue)', f.read(1 << 16))
+    if said:
+        warnings.warn(f"{side} has {', '.join(sorted({o.decode() for o in said}))}, which is not read, as such files "
+                      f"may point anywhere; if it is to count, write it into the raster: gdal_translate {fn} new.tif")
+
+# %% ../../nbs/lib/data/04_grids.ipynb #c55735022
 opened_here = threading.local()
 
 def opened_raster(fn, keep=16):
@@ -43,11 +65,9 @@ def opened_raster(fn, keep=16):
     if getattr(here, 'pid', None) != os.getpid(): here.pid, here.files = os.getpid(), OrderedDict()
     try: key = str(fn), os.stat(fn).st_mtime_ns
     except FileNotFoundError: raise MissingFile(f"there is no file {fn}", file=fn) from None
+    except (OSError, ValueError) as e: raise unreadable(fn, 'raster', e) from None
     if key not in here.files:
-        try:
-            with placeless(rio): here.files[key] = rio.open(fn)
-        except rio.errors.RasterioIOError as e:
-            raise MaskError(f"cannot read {fn}: {e}; replace the file or take it out", 'unreadable', fn) from e
+        here.files[key] = open_by_kind(rio, fn)
         while len(here.files) > keep: here.files.popitem(last=False)[1].close()
     here.files.move_to_end(key)
     return here.files[key]
@@ -85,40 +105,50 @@ class Grid(namedtuple('Grid', 'height width transform crs', defaults=(None, None
         crs, turn = (self.crs or 'CRS unknown')[:60], "" if b == d == 0 else ", rotated,"
         return f"{s} of {np.hypot(a, d):.6g} x {np.hypot(b, e):.6g}{turn} from ({c:.10g}, {f:.10g}), {crs}"
 
-# %% ../../nbs/lib/data/04_grids.ipynb #c85834
+# %% ../../nbs/lib/data/04_grids.ipynb #c569535416
 def is_raster(fn) -> bool:
     "Is this a kind of file that `Raster` reads? PNG, JPEG, BMP and GIF are left to Pillow"
-    return Path(fn).suffix.lower() in ('.tif', '.tiff', '.gtif', '.vrt', '.img', '.jp2')
+    return Path(fn).suffix.lower() in ('.tif', '.tiff', '.gtif', '.img', '.jp2')
 
 def grid_of(fn) -> Grid:
     "The grid of a file, from its header alone; PNG, JPEG and the like have only a size"
     return raster_grid(fn) if is_raster(fn) else photo_grid(fn)
 
-# %% ../../nbs/lib/data/04_grids.ipynb #c55908433
-GEO_TAGS = 33550, 34264, 33922       # of a TIFF: pixel scale, transformation, tie point
+# %% ../../nbs/lib/data/04_grids.ipynb #c2932825955
+def world_file(fn):
+    "The six numbers of a world file beside `fn` (.tfw, .tifw, .wld), or None"
+    base, end = os.path.splitext(fn)
+    for side in (o for e in (end[:2] + end[-1:] + 'w', end + 'w', '.wld') for o in (base + e, base + e.upper())):
+        if not os.path.isfile(side) or os.path.getsize(side) > 1000: continue
+        try: a, d, b, e, c, f = map(float, Path(side).read_text().split())
+        except ValueError: raise MaskError(f"{side} is no world file, which has six numbers, a line each; correct it "
+                                           "or take it out", 'unreadable', Path(side)) from None
+        return a, b, c - (a + b)/2, d, e, f - (d + e)/2                # its place is the centre of the first pixel
 
 def raster_grid(fn):
     "The grid of a TIFF or another raster; a plain TIFF needs no extra"
     try: need_rasterio(fn)
     except ImportError:
-        with Image.open(fn) as im:
-            if any(o in getattr(im, 'tag_v2', {}) for o in GEO_TAGS): raise
-            return Grid(im.height, im.width)
+        facts = look_into(fn, 'raster')
+        check_facts(facts, str(fn), fn)
+        if facts.geo: raise
+        return Grid(*facts.size[::-1])
     ds = opened_raster(fn)
-    if ds.transform.is_identity: return Grid(ds.height, ds.width)
-    return Grid(ds.height, ds.width, tuple(ds.transform)[:6], ds.crs and ds.crs.to_string())
+    place = world_file(fn) if ds.transform.is_identity else tuple(ds.transform)[:6]
+    return Grid(ds.height, ds.width, *([place, ds.crs and ds.crs.to_string()] if place else []))
 
 def photo_grid(fn):
     "The size of a file that Pillow or numpy reads"
-    try:
-        if Path(fn).suffix.lower() == '.npy': return Grid(*np.load(fn, mmap_mode='r').shape[:2])
-        with Image.open(fn) as im: return Grid(im.height, im.width)
-    except FileNotFoundError: raise MissingFile(f"there is no file {fn}", file=fn) from None
-    except (OSError, SyntaxError, ValueError) as e:
-        raise MaskError(f"cannot read {fn}: {e}; replace the file or take it out", 'unreadable', fn) from e
-    except Image.DecompressionBombError:
-        raise MaskError(f"{fn} is too large to be decoded whole; write a tiled copy of it: "
-                        f"`tiled_copies(['{fn}'], folder)`", 'unreadable', fn) from None
+    if Path(fn).suffix.lower() in ('.npy', '.npz'):
+        shape, _ = array_header(fn, 'file')
+        if len(shape) > 1: return Grid(*shape[:2])
+        raise MaskError(f"{fn} has the shape {list(shape)}; a picture is [H,W] or [H,W,C]", 'shape', fn, shape)
+    facts = look_into(fn)
+    check_facts(facts, str(fn), fn)
+    w, h = facts.size or (0, 0)
+    if not w*h: raise unreadable(fn, 'file', f"it is {facts.kind}, and its header gives no size")
+    if w*h > most_pixels(): raise too_large(named(fn), w*h, fn)
+    return Grid(h, w)
 
 # %% ../../nbs/lib/data/04_grids.ipynb #c10608139
 def crs_equal(a, b):

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/headers.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/10_headers.ipynb #c15a4620a
+# %% ../../nbs/lib/data/10_headers.ipynb #c1218588955
 import os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
@@ -19,9 +19,9 @@ from .raster import *
 from spade_fastai.data.files import (AlignedMask, beyond_pillow, file_name, first_few, has_rasterio, is_deep, is_numpy,
     load_array, opened)
 from .masks import flat_mask
-from .images import check_upright, choose_bands, to_rgb, too_deep
+from .images import choose_bands, to_rgb, too_deep
 
-# %% ../../nbs/lib/data/10_headers.ipynb #cb56443a6
+# %% ../../nbs/lib/data/10_headers.ipynb #c2728691385
 _ENDS = dict(PNG=b'IEND', JPEG=b'\xff\xd9', GIF=b';')
 
 def header_size(fn, what, image=None):
@@ -43,7 +43,6 @@ def _header_size(fn, what, name, image):
             if is_deep(im) and not scaled: raise too_deep(name, im.info['raw'])
             if image.bands: choose_bands(np.empty((1, 1, len(im.getbands()))), image.bands, name)
         _whole(fn, im.format, what)
-        if image: check_upright(im, name)
         return im.size
 
 def _whole(fn, kind, what):
@@ -61,13 +60,18 @@ def check_there(files, what, limit=4):
     raise MaskError(f"{len(gone)} of {len(files)} {what}s are not there: {first_few(gone, limit)}; correct the paths "
                     f"or take these rows out", 'missing', gone[0], gone)
 
-# %% ../../nbs/lib/data/10_headers.ipynb #cfea5cfe1
+# %% ../../nbs/lib/data/10_headers.ipynb #c4075845624
+def same_shape(a, b):
+    "Are two sizes (width, height) alike but for their scale, up to rounding?"
+    return abs(a[0]*b[1] - a[1]*b[0]) <= .5*max(*a, *b)
+
 def same_size(mask, image, what='image'):
     "Compares (size, file) of a mask and its image; sizes are (width, height)"
     (s, m), (t, i) = mask, image
     if tuple(s) == tuple(t): return
+    smaller = "; or, as both have the same shape, pass `resize_masks=True`" if same_shape(s, t) else ''
     raise MaskError(f"mask {m} is {s[0]}x{s[1]} but {what} {i} is {t[0]}x{t[1]} (width x height); crop or resize "
-                    "one of the files so that both show the same ground, or pair the mask with its own image",
+                    f"one of the files so that both show the same ground, or pair the mask with its own image{smaller}",
                     'size', m, (tuple(s), tuple(t)))
 
 def same_ground(mask, image):
@@ -80,10 +84,10 @@ def same_ground(mask, image):
 
 def _geo(fn):
     "What a TIFF says of its place, for machines without rasterio"
-    with opened(fn, 'file') as im: return [im.tag_v2.get(o) for o in (33550, 33922, 34264)]
+    with opened(fn, 'file') as im: return [getattr(im, 'tag_v2', {}).get(o) for o in (33550, 33922, 34264)]
 
-# %% ../../nbs/lib/data/10_headers.ipynb #c112affab
-def look_ahead(pairs, reader, n, image):
+# %% ../../nbs/lib/data/10_headers.ipynb #c1253359904
+def look_ahead(pairs, reader, n, image, resized=False):
     "Compares the sizes of all (mask, …, image) and reads `n` masks, evenly spread; {(width, height): name of a file}"
     def look(p):
         m, *inst, i = p
@@ -92,10 +96,10 @@ def look_ahead(pairs, reader, n, image):
             with about(m.mask): check_grids(*m)
             return size, i
         same_ground(m, i)
-        mine = header_size(m, 'mask')
-        same_size((mine, m), (size, i))
-        for o in inst: same_size((mine, m), (header_size(o, 'instance map'), o), 'instance map')
-        return mine, m
+        mine, like = header_size(m, 'mask'), lambda s: size if resized and same_shape(s, size) else s
+        same_size((like(mine), m), (size, i))
+        for o in inst: same_size((like(mine), m), (like(header_size(o, 'instance map')), o), 'instance map')
+        return like(mine), m
     some = [pairs[i][0] for i in np.linspace(0, len(pairs) - 1, min(n, len(pairs))).astype(int)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as ex:
         sizes = {}

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/images.html.md"""
 # %% auto #0
 __all__ = ['open_image', 'ImageReader']
 
-# %% ../../nbs/lib/data/09_images.ipynb #25584f9d
+# %% ../../nbs/lib/data/09_images.ipynb #c3912361512
 import numpy as np
 from torch import Tensor
 from fastai.vision.all import Image, PILImage, Path, Transform
@@ -15,7 +15,8 @@ from .errors import *
 from .errors import about
 from .grids import *
 from .raster import *
-from .files import beyond_pillow, file_name, is_deep, is_numpy, load_array, opened
+from .signatures import in_memory
+from .files import beyond_pillow, check_opened, file_name, is_deep, is_numpy, load_array, opened
 
 # %% ../../nbs/lib/data/09_images.ipynb #c98177d44
 def too_deep(name, kind):
@@ -44,7 +45,7 @@ def to_rgb(a, name, bands, scale):
     elif a.dtype != np.uint8: raise too_deep(name, a.dtype)
     return a.repeat(3, -1) if a.shape[-1] == 1 else a
 
-# %% ../../nbs/lib/data/09_images.ipynb #c84619865
+# %% ../../nbs/lib/data/09_images.ipynb #c734432668
 def open_image(
     fn,           # file, bytes, `PIL.Image`, [H,W,3] uint8 array or `TensorImage`
     bands=None,   # which are red, green and blue, counted from one, such as (4,3,2)
@@ -52,8 +53,10 @@ def open_image(
 ) -> PILImage:
     "An RGB picture; 16 bit and float pictures are refused rather than clipped, unless there is a scale"
     name = f'image {file_name(fn)}'
-    if isinstance(fn, Image.Image): fn.load()     # `Image.open` reads no pixels yet
-    with about(fn):
+    if isinstance(fn, Image.Image):
+        check_opened(fn, name)
+        fn.load()                                 # `Image.open` reads no pixels yet
+    with about(fn), in_memory(name):
         if not isinstance(fn, (str, Path, bytes)): im = PILImage.create(fn).convert('RGB')
         elif is_numpy(fn): im = Image.fromarray(to_rgb(load_array(fn, 'image'), name, bands, scale))
         elif is_raster(fn) and (bands or scale) or beyond_pillow(fn): im = _raster_image(fn, name, bands, scale)
@@ -115,12 +118,3 @@ class _Pixels:
     def read(self, window, bands):
         a = self.a[::-(-self.a.shape[0]//1024), ::-(-self.a.shape[1]//1024)]
         return a, np.ones(a.shape[:2], bool)
-
-# %% ../../nbs/lib/data/09_images.ipynb #c785ca3f6
-def check_upright(im, name):
-    "Raises `MaskError` if the photo `im` says that it is to be turned"
-    says = im.format in ('JPEG', 'MPO') or 'exif' in im.info              # to ask a PNG would read all of it
-    turn = im.getexif().get(274, 1) if says else 1
-    if turn in (0, 1): return
-    raise MaskError(f"{name} says that it is to be turned (EXIF orientation {turn}), which its mask may have been or "
-                    f"not; turn it for good: `ImageOps.exif_transpose(Image.open(fn)).save(fn)`", 'turned', value=turn)

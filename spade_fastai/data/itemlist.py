@@ -7,14 +7,17 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/itemlist.html.md"""
 # %% auto #0
 __all__ = ['SpadeItemList']
 
-# %% ../../nbs/lib/data/21_itemlist.ipynb #c616fd52
-import inspect
+# %% ../../nbs/lib/data/21_itemlist.ipynb #c2923974204
+import inspect, warnings
 from copy import copy
-from fastai.vision.all import DataBlock, DataLoaders, FilteredBase, FlipItem, L, Path, Resize, TfmdDL, delegates
+import numpy as np
+from fastai.vision.all import (DataBlock, DataLoaders, FilteredBase, FlipItem, Image, ItemTransform, L, Path, Resize,
+    TfmdDL, delegates, first)
 from .errors import *
 from .files import AlignedMask
-from .layouts import ade20k_pairs, arcgis_pairs, cityscapes_pairs, coco_pairs
-from .headers import check_styles, look_ahead
+from .layouts import ade20k_pairs, arcgis_pairs, cityscapes_pairs, coco_pairs, layout_doubt
+from .headers import check_styles, look_ahead, same_shape
+from .masks import IdMask
 from .splits import *
 from .readers import *
 from .readers import share
@@ -22,7 +25,7 @@ from .block import *
 from .lists import PairList, read_table, table_files
 from .show import *
 
-# %% ../../nbs/lib/data/21_itemlist.ipynb #c20637834
+# %% ../../nbs/lib/data/21_itemlist.ipynb #c2228035165
 def _check_steps(il):
     "Raises ValueError if a step is missing in list `il`"
     todo = []
@@ -41,7 +44,7 @@ def _check_files(il, masks, check):
     "Looks ahead at the files of list `il`; raises `MaskError` for the first that is wrong"
     parts = [o for o in (masks, il.instances, il.images) if o is not None]
     used = [i for part in il.splits for i in part]
-    sizes = look_ahead(L(zip(*parts, strict=True))[used], il.reader, check, il.image_reader)
+    sizes = look_ahead(L(zip(*parts, strict=True))[used], il.reader, check, il.image_reader, il.resized)
     if il.size is not None or il.item_tfms is not None: return              # something brings all to one size
     if il.styles is not None: check_styles(zip(il.styles, il.images, strict=True))
     if len(sizes) < 2: return
@@ -49,7 +52,30 @@ def _check_files(il, masks, check):
     raise MaskError(f"pictures have {len(sizes)} different sizes, such as {some} (width x height), and a batch must "
                     "have one; pass `size=` to `transform`, or `item_tfms=` that resize", 'sizes', value=sizes)
 
-# %% ../../nbs/lib/data/21_itemlist.ipynb #c96fe8da1
+# %% ../../nbs/lib/data/21_itemlist.ipynb #c1344549292
+class MaskToImage(ItemTransform):
+    "Brings mask and instances to the size of their image, by the nearest pixel; before sizes are compared"
+    order = -2
+    def encodes(self, o):
+        to = first(x.size for x in reversed(o) if isinstance(x, Image.Image) and not isinstance(x, PILStyle))
+        def fits(x): return not isinstance(x, IdMask) or x.size == to or not same_shape(x.size, to)
+        return type(o)(x if fits(x) else _resized(x, to) for x in o)
+
+def _resized(x, size):
+    res = type(x)(Image.Image.resize(x, size, Image.NEAREST))
+    res.fn = getattr(x, 'fn', '')
+    return res
+
+def as_size(size):
+    "`size` as a whole number or (height, width); anything else is an error"
+    if size is None: return None
+    two = isinstance(size, (tuple, list, L, np.ndarray))
+    whole = lambda o: isinstance(o, (int, np.integer)) and not isinstance(o, bool) and 1 <= o <= 2**15
+    if not all(map(whole, size if two else [size])) or two and len(size) != 2:
+        raise ValueError(f"`size={size!r}` must be one whole number, or (height, width), each from 1 to {2**15}")
+    return tuple(map(int, size)) if two else int(size)
+
+# %% ../../nbs/lib/data/21_itemlist.ipynb #c815318433
 def _block_and_items(il, masks):
     "The `DataBlock` of list `il`, and its items"
     look = copy(il.image_reader).fit([il.images[i] for i in il.splits[0]])
@@ -58,17 +84,19 @@ def _block_and_items(il, masks):
     files, blocks = zip(*[o for o in parts if o[0] is not None], strict=True)
     item_tfms = L(FlipItem() if il.item_tfms is None else il.item_tfms)
     if il.size is not None: item_tfms = Resize(il.size) + item_tfms
+    if il.resized: item_tfms = MaskToImage() + item_tfms
     block = DataBlock(blocks=blocks, getters=[PairPart(i) for i in range(len(blocks))], n_inp=len(blocks) - 1,
                       splitter=lambda o: il.splits, item_tfms=item_tfms, batch_tfms=il.batch_tfms)
     return block, L(zip(*files, strict=True))
 
-# %% ../../nbs/lib/data/21_itemlist.ipynb #cfe96ec97
+# %% ../../nbs/lib/data/21_itemlist.ipynb #c4038656301
 LOADER_KEYWORDS = {k for k in inspect.signature(TfmdDL).parameters if k != 'dataset'}
 LOADER_KEYWORDS |= {f'val_{k}' for k in LOADER_KEYWORDS}     # fastai passes these to the loader for validation
 
 class BatchList(PairList):
     "Masks and partners, and how they become batches"
     size = item_tfms = batch_tfms = None
+    resized = False
 
     def transform(self,
         size=None,        # one number, or (height, width): short side resized, then cropped, at random in training
@@ -76,7 +104,11 @@ class BatchList(PairList):
         batch_tfms=None,  # fastai transforms of a batch, such as `aug_transforms()`
     ):
         "Size and augmentation"
-        return self.new(size=size, item_tfms=item_tfms, batch_tfms=batch_tfms)
+        return self.new(size=as_size(size), item_tfms=item_tfms, batch_tfms=batch_tfms)
+
+    def resize_masks(self):
+        "Bring each mask to the size of its image by the nearest pixel; both must have the same shape"
+        return self.new(resized=True)
 
     @delegates(FilteredBase.dataloaders, but=['shuffle_train', 'dl_type'])
     def dataloaders(self,
@@ -135,12 +167,14 @@ class SourceList(BatchList):
         "The pairs that the csv file `csv_fname` in the folder `path` lists"
         return cls.from_df(read_table(Path(path)/csv_fname), path, **kwargs)
 
-# %% ../../nbs/lib/data/21_itemlist.ipynb #c81112702
+# %% ../../nbs/lib/data/21_itemlist.ipynb #c433128307
 class SpadeItemList(SourceList):
     "Masks and their partners on the way to `DataLoaders`; each step returns a new list"
     @classmethod
-    def _laid_out(cls, path, found, kwargs):
-        "The list that a layout has found"
+    def _laid_out(cls, path, found, kwargs, name=None, codes=None):
+        "The list that a layout has found; what its masks say against it is a warning"
+        if why := layout_doubt(name, Path(path), codes):
+            warnings.warn(f"`{name}` is asked for, but {why}; name the classes with `codes=`, or use `from_folder`")
         reading = {**found.reading, **kwargs}
         return cls.from_pairs(found.train, found.valid, found.codes, path, found.instances, **reading)
 
@@ -148,19 +182,19 @@ class SpadeItemList(SourceList):
     @delegates(MaskReader)
     def from_coco(cls, path, codes=None, **kwargs):
         "COCO-Stuff as the official code has it, with its split and instances; `path` holds train_label, train_img …"
-        return cls._laid_out(path, coco_pairs(path, codes), kwargs)
+        return cls._laid_out(path, coco_pairs(path, codes), kwargs, 'from_coco', codes)
 
     @classmethod
     @delegates(MaskReader)
     def from_ade20k(cls, path, codes=None, **kwargs):
         "ADE20K with its split; `path` holds annotations and images"
-        return cls._laid_out(path, ade20k_pairs(path, codes), kwargs)
+        return cls._laid_out(path, ade20k_pairs(path, codes), kwargs, 'from_ade20k', codes)
 
     @classmethod
     @delegates(MaskReader)
     def from_cityscapes(cls, path, codes=None, **kwargs):
         "Cityscapes with its split and instances; `path` holds gtFine and leftImg8bit"
-        return cls._laid_out(path, cityscapes_pairs(path, codes), kwargs)
+        return cls._laid_out(path, cityscapes_pairs(path, codes), kwargs, 'from_cityscapes', codes)
 
     @classmethod
     @delegates(MaskReader)

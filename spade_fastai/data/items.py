@@ -7,13 +7,14 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/items.html.md"""
 # %% auto #0
 __all__ = ['SpadeDataLoaders', 'SpadeItemList']
 
-# %% ../../nbs/lib/data/22_items.ipynb #c9139980e
+# %% ../../nbs/lib/data/22_items.ipynb #c65958062
 from fastai.vision.all import DataLoaders, L, Path, delegates
 from .errors import *
 from .files import first_few
 from .images import *
-from .pairs import pairs_in, partners_in
+from .pairs import check_skip, pairs_in, partners_in
 from .splits import *
+from .splits import usual_split
 from .readers import *
 from .readers import share
 from .chips import SceneLoaders
@@ -21,7 +22,7 @@ from .itemlist import *
 from .itemlist import BatchList, LOADER_KEYWORDS
 _all_ = ['SpadeItemList']     # so that this room is the door to both
 
-# %% ../../nbs/lib/data/22_items.ipynb #c63869489
+# %% ../../nbs/lib/data/22_items.ipynb #c1102413473
 @delegates(BatchList.dataloaders)
 def all_steps(
     il,                 # a list whose masks are split and have images
@@ -29,6 +30,7 @@ def all_steps(
     instances=None,     # folder of instance maps, or a function from mask file to instance file
     image_reader=None,  # an `ImageReader`, for images of more than three bands or 8 bits
     align:bool=False,   # bring masks to the pixels of their images, by the georeference of both
+    resize_masks:bool=False,  # bring masks to the size of their images, if the shape is the same
     size=None,          # one number or (height, width)
     item_tfms=None,     # fastai transforms of one mask and image; default: a horizontal flip
     batch_tfms=None,    # fastai transforms of a batch, such as `aug_transforms()`
@@ -39,22 +41,24 @@ def all_steps(
     if instances is not None: il = il.with_instances(instances)
     if image_reader is not None: il = il.with_images(image_reader)
     if align: il = il.align()
+    if resize_masks: il = il.resize_masks()
     return il.transform(size, item_tfms, batch_tfms).dataloaders(**kwargs)
 
 def _split_as(il, split, opts):
-    "List `il` split by the part `split`, by default at random with `opts`"
-    if split is None: return il.split(random_split(**opts))
+    "List `il` split by the part `split`, by default as table or folders say, or at random with `opts`"
+    if split is None: return il.split(usual_split(**opts))
     more = ', '.join(f'`{o}=`' for o in opts)
     if more: raise ValueError(f"`split=` says which masks are held back; leave out {more}")
     return il.split(split)
 
-# %% ../../nbs/lib/data/22_items.ipynb #c88080706
+# %% ../../nbs/lib/data/22_items.ipynb #c3265634850
 def folder_pairs(path, masks, images, only_pairs, skip):
     "Pairs in folders below `path`: one list, or two for (training, validation)"
     if not path.is_dir(): raise MissingFile(f"there is no folder {path}", file=path)
     if len(masks) != len(images) or len(masks) > 2:
         raise ValueError(f"`masks={first_few(masks)}` and `images={first_few(images)}` must be one folder each, "
                          f"or two each: (training, validation)")
+    check_skip(path, masks, images, skip)
     parts = [pairs_in(path, m, i, skip=skip, lonely=only_pairs) for m,i in zip(masks, images, strict=True)]
     return [o[0] for o in parts] if only_pairs else parts
 
@@ -63,20 +67,20 @@ class FolderLoaders(SceneLoaders):
     @classmethod
     @delegates(all_steps)
     @delegates(MaskReader, keep=True)
-    @delegates(random_split, keep=True)
+    @delegates(usual_split, keep=True)
     def from_folder(cls,
         path,                   # folder of the data set
         codes=None,             # class names, or a codes.txt or class_dict.csv; default: the one in `path`
         masks='labels',         # folder of the masks below `path`, or two: (training, validation)
         images='images',        # folder of the images below `path`, or two
         only_pairs:bool=False,  # leave out files without a partner, instead of refusing them
-        skip=(),                # names of masks or images to leave out, with or without ending
-        split=None,  # which are held back where there is one folder; default: `random_split(valid_pct, seed)`
+        skip=(),                # masks or images to leave out: paths below `path`, or names that one pair has
+        split=None,  # which are held back where there is one folder; default: `usual_split(valid_pct, seed)`
         instances=None,  # folder of instance maps below `path`, or two, or a function from mask file to instance file
         **kwargs
     ):
         "Pairs with equal stems in two folders"
-        rand, read, load = share(kwargs, cls.from_folder, random_split, MaskReader, also=LOADER_KEYWORDS)
+        rand, read, load = share(kwargs, cls.from_folder, usual_split, MaskReader, also=LOADER_KEYWORDS)
         path, masks = Path(path), L(masks)
         parts = folder_pairs(path, masks, L(images), only_pairs, skip)
         il = SpadeItemList.from_pairs(*parts, codes=codes, path=path, **read)
@@ -85,40 +89,40 @@ class FolderLoaders(SceneLoaders):
             instances = dict(o for m,i in zip(masks, L(instances), strict=True) for o in partners_in(path, m, i))
         return all_steps(il, instances=instances, **load)
 
-# %% ../../nbs/lib/data/22_items.ipynb #c17909783
+# %% ../../nbs/lib/data/22_items.ipynb #c668749003
 class SpadeDataLoaders(FolderLoaders):
     "Factory methods for `DataLoaders` of masks and images"
     @classmethod
     @delegates(all_steps)
     @delegates(MaskReader, keep=True)
-    @delegates(random_split, keep=True)
+    @delegates(usual_split, keep=True)
     def from_label_func(cls,
         path,        # folder of the data set
         fnames,      # mask files
         label_func,  # mask file to image file
         codes=None,  # class names, or a codes.txt or class_dict.csv; default: the one in `path`
-        split=None,  # which are held back; default: `random_split(valid_pct, seed)`
+        split=None,  # which are held back; default: `usual_split(valid_pct, seed)`
         **kwargs
     ):
         "Images by a function of the mask's path"
-        rand, read, load = share(kwargs, cls.from_label_func, random_split, MaskReader, also=LOADER_KEYWORDS)
+        rand, read, load = share(kwargs, cls.from_label_func, usual_split, MaskReader, also=LOADER_KEYWORDS)
         il = SpadeItemList(fnames, codes, path, **read).label_from_func(label_func)
         return all_steps(_split_as(il, split, rand), **load)
 
     @classmethod
     @delegates(all_steps)
     @delegates(SpadeItemList.from_df, keep=True)
-    @delegates(random_split, keep=True)
+    @delegates(usual_split, keep=True)
     def from_df(cls,
         df,              # table with one row a pair
         path='.',        # folder of the data set
         valid_col=None,  # column that says which rows to hold back
         train=None,      # value, or values, of the training rows in it; default: all that are not validation
         valid=True,      # value, or values, of the validation rows in it
-        split=None,      # which are held back where there is no such column; default: `random_split(valid_pct, seed)`
+        split=None,      # which are held back where there is no such column; default: `usual_split(valid_pct, seed)`
         **kwargs
     ):
         "The pairs that a table lists"
-        rand, read, load = share(kwargs, cls.from_df, random_split, SpadeItemList.from_df, also=LOADER_KEYWORDS)
+        rand, read, load = share(kwargs, cls.from_df, usual_split, SpadeItemList.from_df, also=LOADER_KEYWORDS)
         if valid_col is not None: split, rand = by_col(valid_col, train, valid), {}
         return all_steps(_split_as(SpadeItemList.from_df(df, path, **read), split, rand), **load)

@@ -7,25 +7,31 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/layouts.html.md"""
 # %% auto #0
 __all__ = ['CITYSCAPES_CODES', 'Layout', 'find_layout']
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c1473554034
-import os, re
+# %% ../../nbs/lib/data/16_layouts.ipynb #c4207965759
+import os, re, warnings
 from collections import Counter, defaultdict, namedtuple
+from itertools import islice
+import numpy as np
 from fastai.vision.all import Path, first
 from .errors import *
 from .files import PICTURE_ENDINGS, first_few, opened, picture_files
-from .classes import EMD_FILE, read_classes
+from .classes import EMD_FILE, class_file, read_classes, read_text
 from .masks import distinct, mask_values
 from .headers import check_there
-from .pairs import IMAGE_WORDS, INST_WORDS, MASK_WORDS
-from .pairs import bare_stem, name_parts, pairs_in, partners, partners_in
+from .annotations import annotations_in
+from .pairs import ROLES, bare_stem, pairs_in, partners, partners_in, split_folders, words_of
 
 # %% ../../nbs/lib/data/16_layouts.ipynb #c1269192535
 FolderPairs = namedtuple('FolderPairs', 'train valid codes reading instances', defaults=(None,))
 FolderPairs.__doc__ = ("What a layout finds: `train` and `valid` are lists of (mask, image), `valid` None where it "
                        "knows no split; `reading` are options of `MaskReader`; `instances` is {mask: map} or None")
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c778884459
+# %% ../../nbs/lib/data/16_layouts.ipynb #c3924957692
 def _there(path, name): return (path/name.split('*')[0].rstrip('/')).is_dir()
+
+def _partners_if_any(path, masks, instances):
+    try: return partners_in(path, masks, instances)
+    except MissingFile: return []                                                       # not all have downloaded them
 
 def _two_parts(path, parts, codes, instances=(), **reading):
     "`FolderPairs` from (masks, images) of training and of validation, folders or patterns"
@@ -35,23 +41,22 @@ def _two_parts(path, parts, codes, instances=(), **reading):
         raise MissingFile(f"there is no folder {gone}; is {path} the folder above it?", file=gone)
     pairs = [pairs_in(path, *o) for o in there]
     maps = [(m, i) for (m,_),i in zip(there, instances, strict=False) if _there(path, i)]
-    found = dict(o for m,i in maps for o in partners_in(path, m, i))
+    found = dict(o for m,i in maps for o in _partners_if_any(path, m, i))
     whole = len(found) == sum(map(len, pairs))
     valid = pairs[1] if len(pairs) > 1 else None
     return FolderPairs(pairs[0], valid, codes, reading, found if whole and found else None)
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c4027810636
+# %% ../../nbs/lib/data/16_layouts.ipynb #c2776302334
 def coco_pairs(
     path,        # folder with train_label, train_img and perhaps val_label, val_img, train_inst, val_inst
     codes=None,  # class names; default: codes.txt in `path`, else 'class 0' … 'class 181'
 ) -> FolderPairs:
     "COCO-Stuff as the official code has it; 255 is unlabelled"
     path, parts = Path(path), [(f'{o}_label', f'{o}_img') for o in ('train', 'val')]
-    named = first(path/o for o in ('codes.txt', 'class_dict.csv') if (path/o).is_file())
-    codes = codes or named or [f'class {i}' for i in range(182)]
+    codes = codes or class_file(path) or [f'class {i}' for i in range(182)]
     return _two_parts(path, parts, codes, ['train_inst', 'val_inst'], ignore=255)
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c1464221044
+# %% ../../nbs/lib/data/16_layouts.ipynb #c100496967
 def ade20k_pairs(
     path,        # folder with annotations and images, each with training and validation
     codes=None,  # the 150 class names; default: objectInfo150.txt in `path`, else 'class 1' … 'class 150'
@@ -59,9 +64,10 @@ def ade20k_pairs(
     "ADE20K: 0 is unlabelled, classes count from 1"
     path, info = Path(path), Path(path)/'objectInfo150.txt'
     if codes is None and info.is_file():
-        rows = [o for o in info.read_text().splitlines() if o[:1].isdigit()]
+        rows = [o for o in read_text(info).splitlines() if o[:1].isdigit()]
         codes = [o.split('\t')[-1].split(',')[0].strip() for o in rows]
-    codes = codes or [f'class {i}' for i in range(1, 151)]
+    codes = codes or class_file(path) or [f'class {i}' for i in range(1, 151)]
+    codes = read_classes(codes).codes if isinstance(codes, (str, Path)) else codes
     parts = [(f'annotations/{o}', f'images/{o}') for o in ('training', 'validation')]
     return _two_parts(path, parts, codes, ignore=0, ids=dict(enumerate(codes, 1)))
 
@@ -71,26 +77,32 @@ CITYSCAPES_CODES = (
     'building,wall,fence,guard rail,bridge,tunnel,pole,polegroup,traffic light,traffic sign,vegetation,terrain,sky,'
     'person,rider,car,truck,bus,caravan,trailer,train,motorcycle,bicycle').split(',')
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c3835826087
+# %% ../../nbs/lib/data/16_layouts.ipynb #c390163304
 def cityscapes_pairs(
     path,        # folder with gtFine and leftImg8bit
-    codes=None,  # class names in the order of the label ids; default: the 34 of Cityscapes
+    codes=None,  # class names in the order of the label ids; default: a file in `path`, else the 34 of Cityscapes
 ) -> FolderPairs:
     "Cityscapes: label ids, with the instance maps; 255 (and -1, the licence plates) is don't-care"
     files = 'gtFine/{0}/*/*_gtFine_labelIds.png', 'leftImg8bit/{0}/*/*_leftImg8bit.png'
     parts = [tuple(o.format(split) for o in files) for split in ('train', 'val')]
     inst = [m.replace('labelIds', 'instanceIds') for m,_ in parts]
-    return _two_parts(Path(path), parts, codes or CITYSCAPES_CODES, inst, ignore=[255, -1])
+    return _two_parts(Path(path), parts, codes or class_file(path) or CITYSCAPES_CODES, inst, ignore=[255, -1])
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c3970813774
+# %% ../../nbs/lib/data/16_layouts.ipynb #c1753994834
 def _listed(path, listed):
     "The pairs in ArcGIS' map.txt: on each line an image and its label, with Windows' strokes between folders"
-    lines = [o.split()[:2] for o in listed.read_text(encoding='utf-8-sig').splitlines() if o.strip()]
-    if bad := first(i for i,o in enumerate(lines, 1) if len(o) < 2):
+    words = [o.split('\t' if '\t' in o else None)[:2] for o in read_text(listed).splitlines()]
+    lines = [(n, o) for n,o in enumerate(words, 1) if o]
+    if not lines: raise MaskError(f"{listed} lists no pair; write image and label on each line", 'missing', listed)
+    if bad := first(n for n,o in lines if len(o) < 2):
         said = f"{listed}, line {bad}: must be the name of an image and of its label"
         raise MaskError(said, 'unreadable', listed, bad)
-    pairs = [tuple(Path(path, *re.split(r'[\\/]', x)) for x in (m, i)) for i,m in lines]
-    check_there([i for _,i in pairs], 'image'); check_there([m for m,_ in pairs], 'mask')
+    pairs = [tuple(Path(path, *re.split(r'[\\/]', x.strip())) for x in (m, i)) for _,(i, m) in lines]
+    for at,what in ((1, 'image'), (0, 'mask')):
+        try: check_there([p[at] for p in pairs], what)
+        except MaskError as e:
+            n = first(n for (n, _),p in zip(lines, pairs, strict=True) if p[at] == e.file)
+            raise MaskError(f"{listed}, line {n}: {e}", e.kind, e.file, e.value) from None
     return pairs
 
 # %% ../../nbs/lib/data/16_layouts.ipynb #c2721804642
@@ -117,18 +129,74 @@ def official_name(
     "The official layout that `path` has"
     return first(k for k,names in OFFICIAL.items() if all((Path(path)/o).exists() for o in names))
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c4262330339
-SPLITS = dict(train='train', training='train', trn='train', val='valid', valid='valid', validation='valid', dev='valid',
-              test='test', testing='test', tst='test')
-ROLES = dict(masks=MASK_WORDS, instances=INST_WORDS, images=IMAGE_WORDS)
-SHOWN = 'viz vis visualization overlay preview'.split()           # pictures of masks for people
+# %% ../../nbs/lib/data/16_layouts.ipynb #c3082270961
+def some_of(files, n):
+    "At most `n` of `files`, evenly spread"
+    return [files[i] for i in np.linspace(0, len(files) - 1, min(n, len(files))).astype(int)]
 
-def words_of(name):
-    "The words in the name of a folder or file, in lower case; `trainannot` are two"
-    for o in [*name_parts(name)][::2]:
-        o, split = o.lower(), re.match('train|val|test', o.lower())
-        rest = o[split.end():] if split else ''
-        yield from [split[0], rest] if any(rest in w for w in ROLES.values()) else [o]
+def values_in(masks, n=16):
+    "The values in `n` of the masks, evenly spread; None if they are in colours"
+    values = set()
+    for fn in some_of(masks, n):
+        try: values |= set(distinct(mask_values(fn)[0])[0].tolist())
+        except MaskError as e:
+            if e.kind == 'no_table': return None
+        except (ValueError, OSError, ImportError): pass                              # its reader will say more
+    return values
+
+def _beyond(values, n):
+    odd = sorted(v for v in values if not 0 <= v < n and v not in (255, -1))
+    return f"hold {first_few(odd)}, beyond 0..{n - 1}" if odd else None
+
+def _not_coco(v, n):
+    if odd := _beyond(v, max(182, n or 0)): return odd
+    if n is None and len(v) > 1 and max(v - {255}) < 91:
+        return f"have no id above {max(v - {255})}, and none of COCO-Stuff's stuff, 91..181"
+
+def _not_cityscapes(v, n):
+    if n is None and len(v) > 1 and max(v - {255}) < 19 and min(v) < 7:
+        return f"have no id above {max(v - {255})}, so they are no label ids, which go up to 33 (train ids end with 18)"
+    return _beyond(v, n or 34)
+
+def _not_ade20k(v, n):
+    if n and set(range(n)) <= v and n not in v: return f"count from 0 to {n - 1}, and ADE20K from 1"
+    if n is None and len(v) > 1 and max(v) < 35: return f"have no id above {max(v)}, and ADE20K has 150 classes"
+    return _beyond(v, max(151, (n or 0) + 1))
+
+# %% ../../nbs/lib/data/16_layouts.ipynb #c3962616878
+_CONTENTS = dict(from_coco=(_not_coco, 'train_label', '*'), from_ade20k=(_not_ade20k, 'annotations/training', '*'),
+                 from_cityscapes=(_not_cityscapes, 'gtFine/train', '*_labelIds.png'))
+
+def _n_classes(codes, path):
+    "How many classes somebody has named: `codes`, or a file in `path`; None if nobody has"
+    if codes is None: codes = class_file(path) or ([0]*150 if (path/'objectInfo150.txt').is_file() else None)
+    if isinstance(codes, (str, Path)): codes = read_classes(codes)
+    return None if codes is None else len(getattr(codes, 'codes', codes))
+
+def layout_doubt(name, path, codes=None):
+    "What masks say against the layout `name`, None if nothing"
+    if name not in _CONTENTS: return None
+    doubt, folder, pattern = _CONTENTS[name]
+    if not (path/folder).is_dir(): return None
+    masks = [o for o in picture_files(path/folder) if o.match(pattern)]
+    if not masks: return f"no mask in {folder} is called {pattern}"
+    values = values_in(masks)
+    if values is None: return 'the masks are in colours, and not numbers'
+    said = doubt(values, _n_classes(codes, path)) if values else None
+    return said and f'the masks {said}'
+
+def official_layout(
+    path,        # folder of a data set
+    codes=None,  # class names, if they are known
+) -> tuple:      # name of a method of `SpadeItemList`, or None; why masks contradict what folders' names say, or None
+    "The official layout of a folder by its names, if its masks do not contradict"
+    name = official_name(path)
+    why = layout_doubt(name, Path(path), codes)
+    if why is None: return name, None
+    return None, f"the folders are called as `{name}` wants them, but {why}; they are read as any other folder"
+
+# %% ../../nbs/lib/data/16_layouts.ipynb #c525612531
+SHOWN = 'viz vis visualization overlay preview'.split()           # pictures of masks for people
 
 def role_of(words):
     "What a name with these words holds: 'masks', 'images', 'instances', 'shown' (a picture for people) or None"
@@ -139,11 +207,11 @@ def _left(parts):
     "The words of a path that do not say what is in it"
     return tuple(w for o in parts for w in words_of(o) if not any(w in x for x in ROLES.values()))
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c4184460925
+# %% ../../nbs/lib/data/16_layouts.ipynb #c3520813353
 def _folder_roles(path, files):
     "{words left: {role: folders}} by the names of folders; folders without a role have None"
     dirs = defaultdict(lambda: defaultdict(list))
-    for d in sorted({o.parent.relative_to(path) for o in files}):
+    for d in sorted(o.relative_to(path) for o in {o.parent for o in files}):
         dirs[_left(d.parts)][role_of(w for o in d.parts for w in words_of(o))].append(d.as_posix())
     for o in dirs.values():
         if 'masks' in o and 'images' not in o and None in o: o['images'] = o.pop(None)
@@ -153,17 +221,23 @@ def _folder_roles(path, files):
         if 'masks' in o and 'images' not in o and shared: o['images'] = shared
     return dirs
 
-def _by_folders(path, files):
+def _several(dirs):
+    "What to say of folders that may all hold the masks, or the images, of the same part; None if there are none"
+    for o in dirs.values():
+        for role,other in (('masks', 'images'), ('images', 'masks')):
+            if len(o.get(role, ())) > 1 and o.get(other):
+                return f"{len(o[role])} folders may hold the {role}: {first_few(o[role], 9)}; say which with `{role}=`"
+
+def _by_folders(dirs):
     "{words left: {role: folder}}, where folders' names tell the role"
-    dirs = _folder_roles(path, files)
     every = {r: [x for o in dirs.values() for x in o.get(r, [])] for r in ('masks', 'images')}
     if all(len(o) == 1 for o in every.values()):
-        one = {r: o[0] for r,o in dirs.get((), {}).items() if r == 'instances' and len(o) == 1}
-        return {(): {r: o[0] for r,o in every.items()} | one}
+        maps = [x for o in dirs.values() for x in o.get('instances', [])]
+        return {(): {r: o[0] for r,o in every.items()} | ({'instances': maps[0]} if len(maps) == 1 else {})}
     clear = {k: o for k,o in dirs.items() if len(o.get('masks', ())) == 1 and len(o.get('images', ())) == 1}
     return {k: {r: x[0] for r,x in o.items() if r and len(x) == 1} for k,o in clear.items()}
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c590349099
+# %% ../../nbs/lib/data/16_layouts.ipynb #c202129728
 def _pattern(fn, path):
     "The name of a file with a star for what is its own: `x/*_mask.png`; `label.png` is no pattern"
     stem = bare_stem(fn.stem)
@@ -175,10 +249,10 @@ def _ending(others, files):
     "What the stems of `others` all end with, such as `_ortho`, and no other of `files`; None if nothing"
     common = os.path.commonprefix([o.stem[::-1] for o in others])[::-1]
     ending = re.search(r'[_\-. ][^\d_\-. ]+$', common) if len(others) > 1 else None
-    taken = ending and any(bare_stem(o.stem).endswith(ending[0]) for o in files if o not in others)
+    taken = ending and any(bare_stem(o.stem).endswith(ending[0]) for o in set(files) - set(others))
     return None if taken or not ending else ending[0]
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c3232375293
+# %% ../../nbs/lib/data/16_layouts.ipynb #c3761796915
 def _file_roles(path, files):
     "{role: Counter of patterns} of the files of one folder; where no name says image, those without a word are"
     roles, others = defaultdict(Counter), []
@@ -192,16 +266,22 @@ def _file_roles(path, files):
         roles['images'][pattern.replace('*', '*' + ending, 1) if ending else pattern] = n
     return roles
 
+def _in_folders(files):
+    "{folder: files}"
+    of = defaultdict(list)
+    for o in files: of[o.parent].append(o)
+    return of
+
 def _by_files(path, files):
     "{words left: {role: pattern}}, where the files' own names tell the role"
     groups = {}
-    for d in sorted({o.parent for o in files}):
-        roles = _file_roles(path, [o for o in files if o.parent == d])
+    for d,fs in sorted(_in_folders(files).items()):
+        roles = _file_roles(path, fs)
         if len(roles['masks']) == 1 and len(roles['images']) == 1:
             groups[_left(d.relative_to(path).parts)] = {r: first(o) for r,o in roles.items() if r and len(o) == 1}
     return groups
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c694639650
+# %% ../../nbs/lib/data/16_layouts.ipynb #c3733542667
 def _few_values(fn):
     "Does a file hold few values, or few colours?"
     try: return len(distinct(mask_values(fn)[0])[0]) <= 64
@@ -217,14 +297,50 @@ def _all_partners(masks, images):
 
 def _by_content(path, files):
     "Two folders whose files are partners, of which one has pictures of few values or colours"
-    of = defaultdict(list)
-    for o in files: of[o.parent].append(o)
-    masks = [d for d,fs in of.items() if all(_few_values(o) for o in fs[:3])]
-    found = [(m, i) for m in masks for i in of if i not in masks and _all_partners(of[m], of[i])]
-    stems = {d: {o.stem for o in fs} for d,fs in of.items()}
-    found = [p for p in found if stems[p[0]] == stems[p[1]]] or found        # equal names, before similar ones
+    of = _in_folders(files)
+    masks = [d for d,fs in of.items() if all(_few_values(o) for o in some_of(fs, 3))]
+    stems = {d: frozenset(o.stem for o in fs) for d,fs in of.items()}
+    like, photos = defaultdict(list), set(of) - set(masks)
+    for d in of: like[stems[d]] += [d] if d in photos else []
+    found = list(islice(((m, i) for m in masks for i in like[stems[m]] if _all_partners(of[m], of[i])), 2))
+    if not found and len(of) < 50:                                           # equal names, before similar ones
+        found = [(m, i) for m in masks for i in of if i in photos and _all_partners(of[m], of[i])]
     if len(found) != 1: return {}
     return {(): {r: d.relative_to(path).as_posix() for r,d in zip(('masks', 'images'), found[0], strict=True)}}
+
+# %% ../../nbs/lib/data/16_layouts.ipynb #c3926329153
+def _kinds(files):
+    "{(what follows the shortest name that others begin with, ending): files} of one folder, if all pictures have it"
+    stems, kinds = {o.stem for o in files}, defaultdict(dict)
+    for o in files:
+        cuts = [m.start() for m in re.finditer(r'[_\-. ]', o.stem) if re.search('[A-Za-z]', o.stem[m.start():])]
+        base = first(o.stem[:i] for i in cuts if o.stem[:i] in stems) or o.stem
+        kinds[o.stem[len(base):], o.suffix][base] = o
+    names = {b for k in kinds.values() for b in k}
+    return {k: [*v.values()] for k,v in kinds.items() if len(v) == len(names)}
+
+def _first_person(masks):
+    "The first of endings that differ in a number only, such as `_1stHO` and `_2ndHO`; None if they differ otherwise"
+    plain = {(re.sub(r'\d+(st|nd|rd|th)?', '', end), suffix) for end,suffix in masks}
+    return sorted(masks)[0] if len(plain) == 1 else None
+
+def _by_endings(path, files):
+    "{words left: {role: pattern}}, where masks lie beside images and have another ending, and few values"
+    groups = {}
+    for d,fs in sorted(_in_folders(files).items()):
+        kinds = _kinds(fs)
+        if len(kinds) < 2: continue
+        masks = [k for k,o in kinds.items() if all(_few_values(x) for x in some_of(o, 3))]
+        photos = [k for k in kinds if k not in masks]
+        mask = masks[0] if len(masks) == 1 else _first_person(masks) if masks else None
+        if mask is None or len(photos) != 1: continue
+        at = d.relative_to(path)
+        name = {r: (at/f'*{"".join(k)}').as_posix() for r,k in (('masks', mask), ('images', photos[0]))}
+        if len(masks) > 1:
+            warnings.warn(f"there are {len(masks)} masks for each image, {first_few([''.join(o) for o in masks])}; "
+                          f"{name['masks']} is taken: to take others, name them with `masks=`")
+        groups[_left(at.parts)] = name
+    return groups
 
 # %% ../../nbs/lib/data/16_layouts.ipynb #c844661147
 def _one_name(names, role):
@@ -240,19 +356,22 @@ def _one_name(names, role):
     stars = [o[0] if len(set(o)) == 1 else '*' for o in zip(*comps, strict=True)]
     return '/'.join(stars) + '/*'*is_folder
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c1761473534
+# %% ../../nbs/lib/data/16_layouts.ipynb #c1417029657
+def _left_out(e): warnings.warn(f"cannot look into folder {e.filename} ({e.strerror or e}); it is left out")
+
 def please_name(path):
     "What to ask for, and what there is to choose from"
-    files = picture_files(path)
+    files = picture_files(path, closed=_left_out)
     places = Counter(o.parent.relative_to(path).as_posix() for o in files)
     folders = [f'{k} ({n} files)' for k,n in places.items()]
     there = f"folders: {first_few(folders, 9)}"
     if len(places) == 1: there = f"files: {first_few([o.name for o in files], 9)}"
+    more = annotations_in(path)
     return (f"name folders or patterns, such as masks='labels', images='photos', or masks='*_lc.tif', "
             f"images='*_rgb.tif' (in a terminal --masks labels --images photos, or --masks '*_lc.tif' --images "
-            f"'*_rgb.tif'); there are the {there}")
+            f"'*_rgb.tif'); there are the {there}" + f'; {more}'*bool(more))
 
-# %% ../../nbs/lib/data/16_layouts.ipynb #c360293547
+# %% ../../nbs/lib/data/16_layouts.ipynb #c3187175784
 Layout = namedtuple('Layout', 'masks images instances split', defaults=(None, None))
 
 def find_layout(
@@ -260,13 +379,18 @@ def find_layout(
 ) -> Layout:  # names or patterns for `SpadeDataLoaders.from_folder`, each a tuple of one, or of training and validation
     "Where masks, images and instance maps lie below `path`"
     path = Path(path)
-    files = picture_files(path)
-    groups = _by_folders(path, files) or _by_files(path, files) or _by_content(path, files)
+    files = picture_files(path, closed=_left_out)
+    dirs = _folder_roles(path, files)
+    several = _several(dirs)
+    groups = not several and _by_folders(dirs)
+    for look in (_by_files, _by_endings, _by_content): groups = groups or look(path, files)
     if not groups:
-        raise MaskError(f"{path} does not tell which files are masks; {please_name(path)}", 'layout', path)
+        said = f"{several}; " if several else "does not tell which files are masks; "
+        raise MaskError(f"{path}{':'*bool(several)} {said}{please_name(path)}", 'layout', path)
     roles = [r for r in ('masks', 'images', 'instances') if all(r in o for o in groups.values())]
-    split_of = {k: first(SPLITS[w] for w in k if w in SPLITS) for k in groups}
-    named = {s: [k for k in groups if split_of[k] == s] for s in ('train', 'valid', 'test')}
+    folder = {k: tuple(x for x in o['masks'].split('/') if '*' not in x) for k,o in groups.items()}
+    part_of = split_folders(set(folder.values()))
+    named = {s: [k for k in groups if part_of.get(folder[k]) == s] for s in ('train', 'valid', 'test')}
     held = named['valid'] or named['test']
     parts = [named['train'], held] if named['train'] and held else [list(groups)]
     return Layout(*[tuple(_one_name([groups[k][r] for k in keys], r) for keys in parts) for r in roles])

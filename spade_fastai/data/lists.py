@@ -7,20 +7,20 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/lists.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/data/17_lists.ipynb #ca2d676b3
-import io
+# %% ../../nbs/lib/data/17_lists.ipynb #c2191600579
+import csv, io, warnings
 from copy import copy
 import pandas as pd
-from fastai.vision.all import L, Path, delegates, noop
+from fastai.vision.all import Path, delegates, noop
 from .errors import *
 from .files import first_few, picture_files
 from .classes import read_text, separator_of
 from .images import *
 from .pairs import *
-from .pairs import partners
+from .pairs import left_in, names_below, partners
 from .headers import check_there
 from .splits import *
-from .splits import two_parts
+from .splits import row_name, two_parts
 from .readers import *
 from .readers import as_reader
 
@@ -61,7 +61,7 @@ class MaskList:
     def __len__(self): return len(self.masks)
     def __iter__(self): return iter(self.masks)
 
-# %% ../../nbs/lib/data/17_lists.ipynb #cd3fe7929
+# %% ../../nbs/lib/data/17_lists.ipynb #c1502009707
 class SplitList(MaskList):
     "Masks, and which of them are held back"
     def split(self, f):
@@ -72,8 +72,8 @@ class SplitList(MaskList):
         "Hold back a random share; the same seed holds back the same masks"
         return self.split(random_split(valid_pct, seed))
 
-    def split_by_folder(self, train='train', valid='valid'):
-        "Split by the folders that the masks lie in"
+    def split_by_folder(self, train=None, valid=None):
+        "Split by the folders that the masks lie in, by default those called train, val and so on"
         return self.split(by_folder(train, valid))
 
     def split_by_files(self, valid):
@@ -92,14 +92,18 @@ class SplitList(MaskList):
         "Hold nothing back"
         return self.split(no_split())
 
-# %% ../../nbs/lib/data/17_lists.ipynb #ceef6afe4
+# %% ../../nbs/lib/data/17_lists.ipynb #c3355409566
 def _files_in(path, folder):
     "The picture files in `folder`, which lies in `path`, beside it, or anywhere"
     places = [o for o in (path/folder, path.parent/folder, Path(folder)) if o.is_dir()]
     return picture_files(places[0] if places else folder)
 
-def _all_there(files, what):
-    check_there(files, what)
+def _all_there(files, what, df=None):
+    "`files`, all of which must be there; if table `df` lists them the row is named"
+    try: check_there(files, what)
+    except MaskError as e:
+        if df is None: raise
+        raise MaskError(f"{row_name(df, files.index(e.file))}: {e}", e.kind, e.file, e.value) from None
     return files
 
 def _instances_of(masks, path, instances):
@@ -108,12 +112,12 @@ def _instances_of(masks, path, instances):
         instances = dict(partners(masks, _files_in(path, instances), 'instance map')[0])
     files = [instances.get(o) if isinstance(instances, dict) else instances(o) for o in masks]
     if lonely := [o for o,f in zip(masks, files, strict=True) if f is None]:
-        names = first_few([o.name for o in lonely])
+        names = first_few(names_below(lonely, masks))
         raise MaskError(f"{len(lonely)} of {len(masks)} masks have no instance map: {names}; add the missing files, or "
                         f"leave instances out", 'lonely', lonely[0], lonely)
     return _all_there([Path(o) for o in files], 'instance map')
 
-# %% ../../nbs/lib/data/17_lists.ipynb #cd4e2bd2d
+# %% ../../nbs/lib/data/17_lists.ipynb #c2992981603
 class PairList(SplitList):
     "Masks and what belongs to each: image, instances, style picture"
     image_reader, aligned = ImageReader(), False
@@ -146,16 +150,13 @@ class PairList(SplitList):
         return self.new(aligned=True)
 
     def leave_out(self, names):
-        "The list without the named pairs, named by mask or image, with or without ending"
+        "The list without the named pairs: named by path below `path` or name of mask or image, with or without ending"
         parts = [o for o in (self.masks, self.images) if o is not None]
-        return _only(self, _without(parts, {str(o) for o in L(names)}))
+        units = list(zip(*parts, strict=True))
+        left = set(left_in(units, names, self.path))
+        return _only(self, [i for i,u in enumerate(units) if u in left])
 
-# %% ../../nbs/lib/data/17_lists.ipynb #c43557257
-def _without(parts, names):
-    "The numbers of the items of which no file is named"
-    named = lambda fs: {x for o in fs for x in (o.name, o.stem)} & names
-    return [i for i,fs in enumerate(zip(*parts, strict=True)) if not named(fs)]
-
+# %% ../../nbs/lib/data/17_lists.ipynb #c954280152
 def _only(il, keep):
     "List `il` of the items `keep` alone"
     new, at = {i: n for n,i in enumerate(keep)}, lambda o: None if o is None else [o[i] for i in keep]
@@ -163,18 +164,67 @@ def _only(il, keep):
     lists = {k: at(getattr(il, k)) for k in ('masks', 'images', 'instances', 'styles')}
     return il.new(**lists, splits=splits, df=None if il.df is None else il.df.iloc[keep].reset_index(drop=True))
 
-# %% ../../nbs/lib/data/17_lists.ipynb #c8e6b8294
+# %% ../../nbs/lib/data/17_lists.ipynb #c359806244
+def _checked_rows(text, fn):
+    "Raises `MaskError` if `text` is no table: empty, a quote left open, two columns of one name, a row too long"
+    def fails(what, line=None):
+        return MaskError(f"{fn}{f', line {line}' if line else ''}: {what}", 'unreadable', fn, line)
+    if '\0' in text: raise fails("it is no UTF-8 text but perhaps UTF-16, or no text at all; save it anew as UTF-8")
+    rows = csv.reader(io.StringIO(text, newline=''), delimiter=separator_of(text), skipinitialspace=True, strict=True)
+    begin = 0
+    try:
+        cols = [o.strip() for o in next(rows, [])]
+        if not any(cols):
+            raise fails("it is empty, or its first line is; the first line must name the columns: mask,image")
+        if double := [o for n,o in enumerate(cols) if o and o in cols[:n]]:
+            raise fails(f"there are two columns {double[0]!r}; rename or remove one", 1)
+        begin = rows.line_num
+        for r in rows:
+            if any(o.strip() for o in r[len(cols):]):
+                raise fails(f"{len(r)} values, but {len(cols)} columns ({first_few(cols, 9)}); put names that hold a "
+                            f"separator into quotes", rows.line_num)
+            begin = rows.line_num
+    except csv.Error as e:
+        said = f"a quote is not closed there, or does not end a value ({e}); close or remove it"
+        raise fails(said, begin + 1) from None
+
 def read_table(fn):
-    "A csv file, with commas, semicolons or tabs, as a `DataFrame`"
+    "A csv file, with commas, semicolons or tabs, as a `DataFrame` that knows its file"
+    if not Path(fn).is_file():
+        raise MissingFile(f"there is no table {fn}; write one with the columns mask and image", file=fn)
     text = read_text(fn)
-    return pd.read_csv(io.StringIO(text), sep=separator_of(text), skipinitialspace=True).rename(columns=str.strip)
+    _checked_rows(text, fn)
+    df = pd.read_csv(io.StringIO(text), sep=separator_of(text), skipinitialspace=True, index_col=False)
+    df = df.dropna(how='all').rename(columns=str.strip)
+    plain = len(text.rstrip().splitlines()) == len(df) + 1                      # no empty line, no line end in quotes
+    df.attrs.update(file=str(fn), lines=2 if plain else None)
+    return df.reset_index(drop=True)
+
+# %% ../../nbs/lib/data/17_lists.ipynb #c1158235568
+def _names_in(df, col):
+    "The names in column `col`, each of which must be there"
+    name = f"{df.attrs['file']}: the table" if 'file' in df.attrs else 'the table'
+    if col not in df.columns:
+        raise MaskError(f"{name} has no column {col!r} but {first_few(df.columns, 9)}; name the columns with "
+                        f"`mask_col=` and `image_col=`", 'missing', value=col)
+    if df.columns.duplicated().any():
+        double = df.columns[df.columns.duplicated()][0]
+        raise MaskError(f"{name} has two columns {double!r}; rename or remove one", 'double', value=double)
+    empty = [i for i,o in enumerate(df[col]) if not isinstance(o, Path) and (pd.isna(o) or not str(o).strip())]
+    if not empty: return [str(o).strip().replace('\\', '/') for o in df[col]]
+    raise MaskError(f"{row_name(df, empty[0])}: no name in column {col!r} ({len(empty)} such rows); write it, or take "
+                    f"the row out", 'missing', df.attrs.get('file'), len(empty))
 
 def table_files(df, path, masks, images, mask_col, image_col):
     "Mask and image files that a table lists"
-    for c in (mask_col, image_col):
-        if c in df.columns: continue
-        raise MaskError(f"the table has no column {c!r} but {first_few(df.columns, 9)}; name the columns with "
-                        f"`mask_col=` and `image_col=`", 'missing', value=c)
-    if not len(df): raise MaskError("the table has no rows; give one row for each pair of mask and image", 'missing')
-    files = lambda d, c: [Path(path)/d/str(o).replace('\\', '/') for o in df[c]]
-    return _all_there(files(masks, mask_col), 'mask'), _all_there(files(images, image_col), 'image')
+    parts = [(_names_in(df, mask_col), masks, 'mask'), (_names_in(df, image_col), images, 'image')]
+    if not len(df):
+        name = df.attrs.get('file', 'the table')
+        raise MaskError(f"{name}: the table has no rows; give one row for each pair of mask and image", 'missing',
+                        df.attrs.get('file'))
+    found = [_all_there([Path(path)/d/o for o in names], what, df) for names,d,what in parts]
+    pairs, seen = list(zip(*found, strict=True)), {}
+    twice = [i for i,p in enumerate(pairs) if seen.setdefault(p, i) != i]
+    if twice: warnings.warn(f"{row_name(df, twice[0])}: {pairs[twice[0]][0]} and its image are listed twice "
+                            f"({len(twice)} such rows)")
+    return found

@@ -7,7 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/masks.html.md"""
 # %% auto #0
 __all__ = ['check_ids', 'IdMask', 'open_mask']
 
-# %% ../../nbs/lib/data/08_masks.ipynb #112821f3
+# %% ../../nbs/lib/data/08_masks.ipynb #c546788346
+from collections import Counter
 import numpy as np
 from torch import Tensor
 from fastai.vision.all import Image, L, PILMask, PadMode, Path, TensorMask, first, patch, to_np
@@ -15,8 +16,10 @@ from ..core import *
 from ..core import plain
 from .errors import *
 from .errors import about
-from .files import (AlignedMask, NO_VALUE, beyond_pillow, check_bands, file_name, first_few, is_numpy,
-    load_array, nodata_of, opened, raster_values, raw_mode, whole_ids)
+from .signatures import LOSSY, in_memory
+from spade_fastai.data.files import (AlignedMask, NO_VALUE, Rows, beyond_pillow, check_bands, check_opened, file_name,
+    first_few, is_numpy, load_array, load_pixels, nodata_of, opened, raster_rows, raw_mode, sample_format,
+    whole_ids)
 
 # %% ../../nbs/lib/data/08_masks.ipynb #c69017396
 def color_ids(
@@ -44,11 +47,11 @@ def pack_rgb(c):
     return (c[..., 0].astype(np.int32) << 16) | (c[..., 1].astype(np.int32) << 8) | c[..., 2]
 def unpack_rgb(n): return np.stack([n >> 16, n >> 8 & 255, n & 255], -1)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #cd563357c
+# %% ../../nbs/lib/data/08_masks.ipynb #c2114600210
 def nearest_color(cols, keys):
     "For each of `cols` [n,3] the index of the nearest of `keys` [k,3], and its largest difference in a channel"
     near, far = [], []
-    for c in np.array_split(cols, len(cols)//4096 + 1):
+    for c in np.array_split(cols, len(cols)*len(keys)//2**20 + 1):
         d = np.abs(c[:, None] - keys)
         i = (d.max(-1)*2**18 + (d**2).sum(-1)).argmin(1)        # of equally near ones, the nearest in all channels
         near.append(i); far.append(d[np.arange(len(c)), i].max(-1))
@@ -67,7 +70,7 @@ def _unknown_color(cols, counts, far, n, name, tolerance):
     return MaskError(f"{name} has colour ({r}, {g}, {b}) in {counts.max()} of {n} pixels{more}; it is not in the "
                      f"colour table{within}: {cure}", 'color', value=list(map(tuple, unpack_rgb(cols).tolist())))
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c44323656
+# %% ../../nbs/lib/data/08_masks.ipynb #c2636529392
 _GREY = '1', 'L', 'I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F'
 _STRETCH = {'L;2': 85, 'L;4': 17}    # what Pillow multiplies 2 and 4 bit grey by
 
@@ -76,16 +79,19 @@ def _grey_values(a, im, raw, name):
     if im.mode in ('1', 'L') and raw.endswith('I'):
         msg = f"{name} is stored with 0 as white, so programs disagree about its ids; save it as PNG"
         raise MaskError(msg, 'mode', value=raw)
-    tags = getattr(im, 'tag_v2', {})
-    sign, = L(tags.get(339, 1))[:1]                                  # SampleFormat: 1 unsigned, 2 signed
+    sign = sample_format(im)
     if sign == 2 and a.dtype == np.uint8: return a.view(np.int8)
-    if sign == 1 and tags and a.dtype == np.int32 and (a < 0).any(): a = a.astype(np.int64) % 2**32
+    if sign == 1 and a.dtype == np.int32 and (a < 0).any(): a = a.astype(np.int64) % 2**32
     return a // _STRETCH.get(raw, 1) if raw in _STRETCH else a
+
+def used_indices(im):
+    "The indices in a palette picture; a part of one knows those of the whole, which decide what is meant"
+    return im.info['used'] if 'used' in im.info else np.flatnonzero(im.histogram())
 
 def _palette_colors(idx, im, table, name, tolerance):
     "[H,W,3] colours of a palette picture, if they are in `table`; None if its indices are meant"
     if table is None: return None
-    used, colors = np.unique(idx), np.zeros((256, 3), np.uint8)
+    used, colors = used_indices(im), np.zeros((256, 3), np.uint8)
     pal = np.array(im.getpalette('RGB'), dtype=np.uint8).reshape(-1, 3)
     colors[:len(pal)] = pal
     known = nearest_color(colors[used].astype(int), np.array(list(table)))[1] <= tolerance
@@ -96,7 +102,7 @@ def _palette_colors(idx, im, table, name, tolerance):
         raise MaskError(f"{e}. {name} is a palette file; if its indices are the ids, pass the codes as a list of "
                         f"names, without colours", e.kind, value=e.value) from None
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c34410486
+# %% ../../nbs/lib/data/08_masks.ipynb #c536396886
 def _without_alpha(im, raw, name):
     "Picture `im` without its alpha channel, and where it is hidden: [H,W] bool, or None"
     if ';16' in raw and im.mode in ('RGB', 'RGBA', 'LA'):
@@ -109,13 +115,17 @@ def _without_alpha(im, raw, name):
     if n: raise MaskError(msg, 'alpha', value=n)
     return im, None if alpha.all() else alpha == 0
 
+def _as_greys(a, table):
+    "[H,W,3] colours of the values `a`, if all colours in `table` are greys, else None"
+    if not table or any(not r == g == b for r,g,b in table): return None
+    return np.stack([a.clip(-1, 256)]*3, -1)
+
 def _values_or_colors(im, raw, table, name, tolerance):
     "[H,W] values in `im`, and its [H,W,3] colours if these are meant"
     a = np.asarray(im)
     if im.mode in _GREY:
         a = _grey_values(a, im, raw, name)
-        in_greys = table and all(r == g == b for r,g,b in table)
-        return a, np.stack([a.clip(-1, 256)]*3, -1) if in_greys else None
+        return a, _as_greys(a*255 if im.mode == '1' and (255, 255, 255) in (table or ()) else a, table)
     if im.mode == 'P': return a, _palette_colors(a, im, table, name, tolerance)
     if im.mode != 'RGB':
         raise MaskError(f"{name} is a picture of mode {im.mode}, which holds no ids; save it as grey (8 or 16 bit), "
@@ -142,7 +152,20 @@ def mask_ids(
         a = color_ids(colors, table, name, tolerance)
     return (a if hidden is None else np.where(hidden, NO_VALUE, a)), colors is not None
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c31200962
+# %% ../../nbs/lib/data/08_masks.ipynb #c3153813207
+def picture_rows(im, table=None, name='the mask', tolerance=0) -> Rows:
+    "The ids of picture `im` by rows, as `mask_ids` gives them"
+    w, h = im.size
+    whole = dict(raw=raw_mode(im), sample=sample_format(im))
+    if im.mode == 'P' and table: whole['used'] = used_indices(im)
+    def read(rows):
+        if rows == slice(0, h): return mask_ids(im, table, name, tolerance)
+        part = im.crop((0, rows.start, w, rows.stop))
+        part.info.update(whole)
+        return mask_ids(part, table, f'{name} (rows {rows.start} to {rows.stop})', tolerance)
+    return Rows((h, w), read, nodata_of(im))
+
+# %% ../../nbs/lib/data/08_masks.ipynb #c2987097377
 def check_ids(
     ids:np.ndarray,     # [H,W] values in the file
     n_classes:int,      # class ids are 0..n_classes-1
@@ -153,31 +176,41 @@ def check_ids(
     nodata:int=None,    # the file's own NoData value; don't-care where `ignore` is given
 ) -> np.ndarray:        # [H,W] int32, 0..n_classes
     "Class ids of `ids`, with don't-care as `n_classes`; any other value is an error"
-    ignored = set(L(ignore))
     vals, inv = distinct(ids)
+    count = lambda: np.bincount(inv.ravel(), minlength=len(vals))
+    return class_of(vals, count, n_classes, ignore, name, values, tolerance, nodata)[inv]
+
+# %% ../../nbs/lib/data/08_masks.ipynb #c1455467284
+def class_of(vals, count, n_classes, ignore, name, values, tolerance, nodata) -> np.ndarray:
+    "The class ids [n] of distinct values; `count()` says how often each is there, if an error must"
+    ignored = set(L(ignore))
     to = np.full(len(vals), -1, dtype=np.int32)
     if values is None: to[:] = np.where((vals >= 0) & (vals < n_classes), vals, -1)
     else:
-        keys, cls = np.array(list(values)), np.array(list(values.values()))
-        far = np.abs(vals[:, None] - keys)
-        to[:] = np.where(far.min(1) <= tolerance, cls[far.argmin(1)], -1)
+        near, far = nearest_value(vals, np.array(list(values)))
+        to[:] = np.where(far <= tolerance, np.array(list(values.values()))[near], -1)
     if ignored: to[(vals == NO_VALUE) | (vals == nodata) & (to < 0) | np.isin(vals, list(ignored))] = n_classes
-    if (to < 0).any():
-        counts = np.bincount(inv.ravel(), minlength=len(vals))
-        raise _unknown_ids(vals, counts, to < 0, n_classes, ignored, name, values, nodata)
-    return to[inv]
+    if not (to < 0).any(): return to
+    raise _unknown_ids(vals, count(), to < 0, n_classes, ignored, name, values, nodata)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c082f4762
+def nearest_value(vals, keys):
+    "For each of `vals` the index of the nearest of `keys`, the first of equally near ones, and how far it is"
+    order = keys.argsort(kind='stable')
+    after = keys[order].searchsorted(vals).clip(max=len(keys) - 1)
+    a, b = order[(after - 1).clip(0)], order[after]                            # the key below, and the one above
+    da, db = abs(vals.astype(np.int64) - keys[a]), abs(vals.astype(np.int64) - keys[b])
+    return np.where((da < db) | (da == db) & (a < b), a, b), np.minimum(da, db)
+
 def distinct(a):
     "The sorted distinct values of `a`, and for each pixel which of them it has"
-    a = a.astype(np.int64)
     lo, hi = (int(a.min()), int(a.max())) if a.size else (0, 0)
     if hi - lo > 2**20:
         vals, inv = np.unique(a, return_inverse=True)
-        return vals, inv.reshape(a.shape)
+        return vals.astype(np.int64), inv.reshape(a.shape)
+    at = (a - lo).astype(np.int32)
     seen = np.zeros(hi - lo + 1, dtype=bool)
-    seen[a - lo] = True
-    return np.flatnonzero(seen) + lo, (seen.cumsum() - 1)[a - lo]
+    seen[at] = True
+    return np.flatnonzero(seen) + lo, (seen.cumsum(dtype=np.int32) - 1)[at]
 
 # %% ../../nbs/lib/data/08_masks.ipynb #c88907711
 def _unknown_ids(vals, counts, bad, n, ignored, name, values, nodata):
@@ -226,48 +259,70 @@ def dihedral(x:PILMask, k:int):
     "One of the eight flips and quarter turns, as fastai has it for `PILImage`"
     return x if k == 0 else x.transpose(k-1)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c55720005
-LOSSY = dict(JPEG='JPEG', MPO='JPEG', JPEG2000='JPEG 2000', AVIF='AVIF')
+# %% ../../nbs/lib/data/08_masks.ipynb #c2798171331
+def check_lossless(kind, name):
+    "Raises `MaskError` if the compression `kind` of a mask changes ids"
+    if not kind: return
+    raise MaskError(f"{name} is a {kind}, whose compression changes ids around every edge; save masks as PNG, or, "
+                    f"if you must, read the nearest colours or values: pass `table=` or `ids=`, and `tolerance=40`",
+                    'lossy', value=kind)
 
-def _file_values(fn, table, name, tolerance, ids):
-    "`mask_values` of a file that Pillow reads"
-    im = opened(fn, 'mask', load=True)
-    if (n := im.info['frames']) > 1:
-        raise MaskError(f"{name} has {n} frames; save the one that holds the ids as PNG", 'frames', value=n)
-    lossy = LOSSY.get(im.format) or ('JPEG' if 'jpeg' in str(im.info.get('compression')) else None)
-    if lossy and not ((table or ids) and tolerance):
-        raise MaskError(f"{name} is a {lossy}, whose compression changes ids around every edge; save masks as PNG, or, "
-                        f"if you must, read the nearest colours or values: pass `table=` or `ids=`, and `tolerance=40`",
-                        'lossy', value=lossy)
+def _file_rows(fn, table, name, tolerance, lossy):
+    "`Rows` of a file that Pillow reads; `lossy`: may its compression change ids?"
+    im = opened(fn, 'mask')
+    if not lossy: check_lossless(im.info['lossy'], name)
     check_bands(im, name)
-    return *mask_ids(im, table, name, tolerance), nodata_of(im)
+    return picture_rows(load_pixels(im, fn, 'mask'), table, name, tolerance)
 
-def mask_values(
+def mask_rows(
     o,                 # file, bytes, `PIL.Image`, array or tensor
     table:dict=None,   # {(r,g,b): id}, for masks in colours
     name='the mask',   # what errors call it
     tolerance:int=0,   # how much a channel may differ from the nearest colour of the table
     ids:dict=None,     # are values going to be looked up? then a JPEG may be read, with a tolerance
-) -> tuple:            # [H,W] int32; are these class ids already?; the file's NoData value or None
+) -> Rows:             # [H,W] int32 by rows; are these class ids already?; the file's NoData value or None
     "The values that a mask holds, or its class ids where its colours or its type tell them"
-    opened_already = isinstance(o, (IdMask, TensorMask))
-    if opened_already: table = None
-    if isinstance(o, (str, Path, bytes)):
-        if is_numpy(o): return *mask_array(load_array(o, 'mask'), table, name, tolerance), None
-        if not beyond_pillow(o): return _file_values(o, table, name, tolerance, ids)
-        o = AlignedMask(o, None)
+    lossy, named = bool((table or ids) and tolerance), isinstance(o, (IdMask, TensorMask))
     if isinstance(o, AlignedMask):
-        a, nodata = raster_values(o.mask, name, o.image)
-        return a, False, nodata
-    if isinstance(o, Image.Image): a, named = mask_ids(o, table, name, tolerance)
-    else: a, named = mask_array(to_np(plain(o)) if isinstance(o, Tensor) else np.asarray(o), table, name, tolerance)
-    return a, named or opened_already, None
+        return in_greys(raster_rows(o.mask, name, o.image, lossy), table, name, tolerance)
+    if isinstance(o, (str, Path, bytes)):
+        greys = lambda rows: in_greys(rows, table, name, tolerance)
+        if is_numpy(o): return greys(array_rows(load_array(o, 'mask'), table, name, tolerance))
+        if beyond_pillow(o): return greys(raster_rows(o, name, None, lossy))
+        return _file_rows(o, table, name, tolerance, lossy)
+    if isinstance(o, Image.Image):
+        check_opened(o, name)
+        if not lossy: check_lossless(LOSSY.get(getattr(o, 'format', None)), name)
+        rows = picture_rows(o, None if named else table, name, tolerance)
+    else:
+        a = to_np(plain(o)) if isinstance(o, Tensor) else np.asarray(o)
+        rows = array_rows(a, None if named else table, name, tolerance)
+    return rows._replace(read=lambda at: (rows.read(at)[0], True)) if named else rows._replace(nodata=None)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #cbe3fa590
-def mask_array(a, table, name, tolerance):
+# %% ../../nbs/lib/data/08_masks.ipynb #c2130432005
+def mask_values(o, table=None, name='the mask', tolerance=0, ids=None) -> tuple:
+    "All of `mask_rows` at once: [H,W] int32; are these class ids already?; the file's NoData value or None"
+    rows = mask_rows(o, table, name, tolerance, ids)
+    res = np.empty(rows.size, np.int32)
+    for at, a, named in rows.blocks(): res[at] = a
+    return res, named, rows.nodata
+
+def in_greys(rows, table, name, tolerance) -> Rows:
+    "`Rows` of a file as class ids, if `table` holds greys alone"
+    if _as_greys(np.zeros((0, 0)), table) is None: return rows
+    def read(at):
+        a, named = rows.read(at)
+        if named: return a, True
+        hidden = a == NO_VALUE
+        colors = _as_greys(np.where(hidden, first(table)[0], a), table)
+        return np.where(hidden, NO_VALUE, color_ids(colors, table, name, tolerance)), True
+    return rows._replace(read=read)
+
+def array_rows(a, table, name, tolerance) -> Rows:
     "What an array holds: values, or ids by its colours"
     a = flat_mask(a, name)
-    return mask_ids(Image.fromarray(a), table, name, tolerance) if a.ndim == 3 else (whole_ids(a, name), False)
+    colors = lambda part: mask_ids(Image.fromarray(part), table, name, tolerance)
+    return Rows(a.shape[:2], lambda at: colors(a[at]) if a.ndim == 3 else (whole_ids(a[at], name), False))
 
 def flat_mask(a, name):
     "[H,W] of [H,W], [1,H,W] or [H,W,1]; colours [H,W,3] uint8 as they are"
@@ -278,7 +333,7 @@ def flat_mask(a, name):
     msg = f"{name} has the shape {list(a.shape)}; a mask is [H,W], or [H,W,3] uint8 in colours{cure}"
     raise MaskError(msg, 'shape', value=tuple(a.shape))
 
-# %% ../../nbs/lib/data/08_masks.ipynb #cba399d38
+# %% ../../nbs/lib/data/08_masks.ipynb #c2626456513
 def open_mask(
     fn,                  # file, bytes, `PIL.Image`, [H,W] or [H,W,3] array, [H,W] or [1,H,W] tensor
     table:dict=None,     # {(r,g,b): id}, for masks in colours
@@ -289,14 +344,39 @@ def open_mask(
 ) -> PILMask:            # of mode L, or I (32 bit) for ids beyond 255
     "A mask with its class ids intact"
     name = f'mask {file_name(fn)}'
-    with about(fn.mask if isinstance(fn, AlignedMask) else fn):
-        a, named, nodata = mask_values(fn, table, name, tolerance, ids)
-        if n_classes is None and (a == NO_VALUE).any(): check_ids(a[a == NO_VALUE], 1, name=name)
-        if n_classes is not None:
-            if isinstance(fn, (IdMask, TensorMask)) and ignore is not None:         # don't-care is n_classes already
-                ignore = [n_classes, *(o for o in L(ignore) if not 0 <= o < n_classes)]
-            a = check_ids(a, n_classes, ignore, name, None if named else ids, tolerance, nodata)
-    small = n_classes < 255 if n_classes is not None else 0 <= a.min() and a.max() <= 255
-    mask = IdMask(Image.fromarray(a.astype(np.uint8 if small else np.int32)))
+    with about(fn.mask if isinstance(fn, AlignedMask) else fn), in_memory(name):
+        rows = mask_rows(fn, table, name, tolerance, ids)
+        if isinstance(fn, (IdMask, TensorMask)) and ignore is not None and n_classes is not None:
+            ignore = [n_classes, *(o for o in L(ignore) if not 0 <= o < n_classes)]   # don't-care is n_classes already
+        mask = IdMask(Image.fromarray(class_rows(rows, n_classes, ignore, ids, name, tolerance)))
     mask.fn = file_name(fn)
     return mask
+
+# %% ../../nbs/lib/data/08_masks.ipynb #c834023486
+def class_rows(rows, n_classes, ignore, ids, name, tolerance) -> np.ndarray:
+    "[H,W] class ids of `Rows`, checked if `n_classes` is given; uint8, or int32 for ids beyond 255"
+    def checked(vals, count, named):
+        if n_classes is not None:
+            return class_of(vals, count, n_classes, ignore, name, None if named else ids, tolerance, rows.nodata)
+        return vals if NO_VALUE not in vals else class_of(vals[:1], lambda: count()[:1], 1, None, name, None, 0, None)
+    res = np.empty(rows.size, np.uint8 if n_classes is None or n_classes < 255 else np.int32)
+    for at, a, named in rows.blocks():
+        vals, inv = distinct(a)
+        count = lambda inv=inv, n=len(vals): np.bincount(inv.ravel(), minlength=n)
+        try: to = checked(vals, count, named)
+        except MaskError:                                   # the whole mask may say more about what happened
+            if at == slice(0, rows.size[0]): raise
+            vals, counts = tally(rows)
+            checked(vals, counts.copy, named)
+            raise
+        if res.dtype == np.uint8 and (to.min() < 0 or to.max() > 255): res = res.astype(np.int32)
+        res[at] = to.astype(res.dtype)[inv]
+    return res
+
+def tally(rows):
+    "The sorted distinct values of `Rows`, and how often each is there"
+    total = Counter()
+    for _, a, _ in rows.blocks():
+        vals, inv = distinct(a)
+        total.update(dict(zip(vals.tolist(), np.bincount(inv.ravel()).tolist(), strict=True)))
+    return np.array(sorted(total)), np.array([total[o] for o in sorted(total)])

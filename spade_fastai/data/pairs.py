@@ -7,16 +7,19 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/pairs.html.md"""
 # %% auto #0
 __all__ = ['pair_by_stem']
 
-# %% ../../nbs/lib/data/11_pairs.ipynb #277a2ea1
-import re, unicodedata
-from fastai.vision.all import L, Path
+# %% ../../nbs/lib/data/11_pairs.ipynb #c3419465221
+import os, re, unicodedata
+from collections import defaultdict
+from functools import lru_cache
+from fastai.vision.all import L, Path, first
 from .errors import *
-from .files import PICTURE_ENDINGS, first_few, picture_files
+from .files import PICTURE_ENDINGS, first_few, picture_files, real_folders
+from .annotations import annotations_in, one_a_class
 
-# %% ../../nbs/lib/data/11_pairs.ipynb #c47912969
+# %% ../../nbs/lib/data/11_pairs.ipynb #c3690393432
 MASK_WORDS = set('mask masks label labels lbl lab gt seg segm segmentation annot annots annotation annotations '
                  'ground truth groundtruth gtfine gtcoarse labelids labeltrainids class classes classid lc lulc '
-                 'landcover cover labelhand segmentationclass maske masken'.split())
+                 'landcover cover labelhand segmentationclass maske masken ann anns anno annos semseg gts'.split())
 INST_WORDS = set('inst insts instance instances instanceids segmentationobject'.split())
 IMAGE_WORDS = set('img imgs image images photo photos picture pictures pic sat satellite rgb leftimg8bit input inputs '
                   'jpegimages raw s2hand naip bild bilder'.split())
@@ -36,11 +39,50 @@ def bare_stem(stem, words=ALL_WORDS):
     while len(parts) > 1 and parts[0].lower() in words: parts = parts[2:]
     return ''.join(parts)
 
-# %% ../../nbs/lib/data/11_pairs.ipynb #c93271363
+# %% ../../nbs/lib/data/11_pairs.ipynb #c1449171670
+ROLES = dict(masks=MASK_WORDS, instances=INST_WORDS, images=IMAGE_WORDS)
+SPLITS = dict(train='train', training='train', trainset='train', trn='train', val='valid', valid='valid', vali='valid',
+              validation='valid', valset='valid', dev='valid', eval='valid', evaluation='valid', test='test',
+              testing='test', testset='test', tst='test')
+_SPLIT = re.compile('|'.join(sorted(SPLITS, key=len, reverse=True)))
+
+def words_of(name):
+    "The words in the name of a folder or file, in lower case; `trainannot` and `val2017` are two"
+    for o in [*name_parts(name)][::2]:
+        o = o.lower()
+        split = _SPLIT.match(o)
+        rest = o[split.end():] if split else ''
+        yield from [split[0], rest] if rest.isdigit() or any(rest in w for w in ROLES.values()) else [o]
+
+def _part_and_rest(name):
+    "Which part of the split a folder's name says, if one, and what else it says"
+    words = list(words_of(name))
+    told = [w for w in words if w in SPLITS]
+    others = (w for w in words if w not in told[:1] and not w.isdigit() and w not in ALL_WORDS)
+    return SPLITS[told[0]] if told else None, tuple(others)
+
+def split_folders(folders):
+    "{folder: 'train', 'valid', 'test' or None}, folders as tuples of names; empty if these do not tell"
+    marks, same = {n: _part_and_rest(n) for n in {n for f in folders for n in f}}, defaultdict(set)
+    for part,rest in marks.values(): same[rest].add(part)
+    clear = {n: part for n,(part,rest) in marks.items() if part and (not rest or len(same[rest] - {None}) > 1)}
+    parts = {f: first(clear[n] for n in f if n in clear) for f in folders}
+    there = set(parts.values())
+    return parts if 'train' in there and there & {'valid', 'test'} else {}
+
+def split_parts(files):
+    "The part of the split that each of `files` lies in by its folders, where these differ; empty if they do not tell"
+    folders = {o.parent: o.parent.parts for o in files}
+    n = len(os.path.commonprefix(list(folders.values()))) if folders else 0
+    parts = split_folders({f[n:] for f in folders.values()})
+    return [parts[folders[o.parent][n:]] for o in files] if parts else []
+
+# %% ../../nbs/lib/data/11_pairs.ipynb #c1809411877
 def _keys(masks, images):
-    "The ways to say what a mask and its image share, each a function of the file"
-    keys = [lambda o: o.stem, lambda o: bare_stem(o.stem)]
-    return keys + [{**_telling(masks), **_telling(images)}.get] if min(len(masks), len(images)) > 1 else keys
+    "The ways to say what a mask and its image share, each makes a function of the file"
+    keys = [lambda: lambda o: o.stem, lambda: lambda o: bare_stem(o.stem)]
+    telling = lambda: {**_telling(masks), **_telling(images)}.get
+    return [*keys, telling] if min(len(masks), len(images)) > 1 else keys
 
 def _one_word(parts, at:int) -> bool:
     "Whether all names have the same word, no number, at place `at`, and others besides"
@@ -57,31 +99,34 @@ def _telling(files):
     return {o: re.sub(r'(?<!\d)0+(?=\d)', '', n) for o,n in zip(files, names, strict=True)}
 
 def _with_folders(stem, masks, images, most):
-    "`stem` with as many folders before it as it takes to tell files apart, up to `most`"
+    "{file: its `stem` with as many folders before it as it takes to tell files apart}, up to `most`"
+    names = {o: unicodedata.normalize('NFC', stem(o)) for fs in (masks, images) for o in fs}
     for k in range(most):
-        def place(o, k=k): return unicodedata.normalize('NFC', '/'.join([*_places(o)[len(_places(o))-k:], stem(o)]))
-        if all(len({place(o) for o in fs}) == len(fs) for fs in (masks, images)): break
-    return place if k < 3 else lambda o: f'{o.parent.name}/{stem(o)}'
+        places = {o: '/'.join([*_last(o.parent, k), n]) for o,n in names.items()} if k else names
+        if all(len({places[o] for o in fs}) == len(fs) for fs in (masks, images)): break
+    return places if k < 3 else {o: f'{o.parent.name}/{n}' for o,n in names.items()}
 
-def _places(o):
-    "The folders of a file, without words that only say what is in them"
-    return [bare_stem(p) for p in o.parent.parts if p.lower() not in ALL_WORDS]
+@lru_cache(1 << 16)
+def _last(folder, k):
+    "The last `k` names on the way to `folder`, without words that only say what is in them"
+    places = [unicodedata.normalize('NFC', bare_stem(p)) for p in folder.parts if p.lower() not in ALL_WORDS]
+    return places[len(places)-k:]
 
 def _unique(fs, stem, what):
     "{stem: file}, if every stem occurs once"
     res = {}
     for o in fs:
-        if (first := res.setdefault(stem(o), o)) is not o:
-            msg = f"two {what}s are called {stem(o)}: {first} and {o}; keep one of them"
-            raise MaskError(msg, 'double', o, stem(o))
+        if (one := res.setdefault(stem[o], o)) is not o:
+            msg = f"two {what}s are called {stem[o]}: {one} and {o}; keep one of them"
+            raise MaskError(msg, 'double', o, stem[o])
     return res
 
-# %% ../../nbs/lib/data/11_pairs.ipynb #c030a7288
+# %% ../../nbs/lib/data/11_pairs.ipynb #c1033976510
 def partners(masks, images, what='image', key=None):
     "Pairs, masks without image, images without mask; bare stems where they find more partners than stems do"
     best = None
-    for n,stem in enumerate([key] if key else _keys(masks, images)):
-        stem = _with_folders(stem, masks, images, 1 if key else 4)
+    for n,stem in enumerate([lambda: key] if key else _keys(masks, images)):
+        stem = _with_folders(stem(), masks, images, 1 if key else 4)
         try: mine, theirs = _unique(masks, stem, 'mask'), _unique(images, stem, what)
         except MaskError:
             if best is None: raise
@@ -92,14 +137,21 @@ def partners(masks, images, what='image', key=None):
         if not any(best[1:]): break
     return best
 
+def names_below(files, others=()):
+    "What errors call `files`: their paths below the folder that holds them and `others`"
+    folders = {o.parent.parts for o in (*files, *others)}
+    n = len(os.path.commonprefix(list(folders)))
+    return ['/'.join(o.parts[n:]) for o in files]
+
 def no_lonely(pairs, masks, images, what):
     "Raises `MaskError` if there are files without a partner"
     if not (masks or images): return
-    said = [f"{len(o)} of {len(pairs) + len(o)} {a}s have no {b}: {first_few([x.name for x in o])}"
-            for o,a,b in ((masks, 'mask', what), (images, what, 'mask')) if o]
+    said = [f"{len(o)} of {len(pairs) + len(o)} {a}s have no {b}: {first_few(names_below(o, [p[at] for p in pairs]))}"
+            for at,(o,a,b) in enumerate(((masks, 'mask', what), (images, what, 'mask'))) if o]
+    more = one_a_class(masks, [*images, *(i for _,i in pairs)])
     raise MaskError(f"{'; '.join(said)}. Partners have the same name before the dot (a.png and a.jpg): add the missing "
-                    "files, take these out (`skip=`), or list the pairs in a table and use `from_df`",
-                    'lonely', (masks or images)[0], [*masks, *images])
+                    "files, take these out (`skip=`), or list the pairs in a table and use `from_df`" +
+                    f'; {more}'*bool(more), 'lonely', (masks or images)[0], [*masks, *images])
 
 # %% ../../nbs/lib/data/11_pairs.ipynb #cdd262e77
 def pair_by_stem(
@@ -113,26 +165,90 @@ def pair_by_stem(
     no_lonely(*found, what)
     return found[0]
 
-# %% ../../nbs/lib/data/11_pairs.ipynb #c38499432
+# %% ../../nbs/lib/data/11_pairs.ipynb #c811993442
+def _names_of(o, path):
+    "What `skip=` may call file `o`: by its path below `path`, or by an end of it, each with or without ending"
+    at = o.relative_to(path) if o.is_relative_to(path) else o
+    ends = [Path(*at.parts[-k:]) for k in range(1, len(at.parts))] or [at]
+    both = lambda o: (o.as_posix(), o.with_suffix('').as_posix())
+    return {str(o), *both(at)}, {x for end in ends for x in both(end)}
+
+def left_in(
+    units,      # tuples of files that belong together
+    skip,       # what to leave out: paths below `path`, or bare names
+    path,       # folder of the data set
+    one=True,   # must a bare name belong to one unit?
+) -> list:
+    "Those of `units` of which no file is named in `skip`"
+    skip = {str(o).replace('\\', '/') for o in L(skip)}
+    exact, bare = defaultdict(set), defaultdict(set)
+    if not skip: return list(units)
+    for u in units:
+        for names in (_names_of(o, Path(path)) for o in u):
+            for found,which in zip((exact, bare), names, strict=True):
+                for x in which & skip: found[x].add(u)
+    for x in set(bare) - set(exact):
+        if one and len(bare[x]) > 1: raise _unclear(x, bare[x], path)
+    out = {u for x in skip for u in exact.get(x) or bare.get(x, ())}
+    return [u for u in units if u not in out]
+
+def _unclear(x, units, path):
+    "The error about a name that several pairs have"
+    files = sorted(o for u in units for o in u if x in _names_of(o, path)[1])
+    below = [o.relative_to(path).as_posix() if o.is_relative_to(path) else str(o) for o in files]
+    return MaskError(f"`skip=` names {x}, but {len(units)} pairs have a file of that name: {first_few(below)}; write "
+                     f"the path below {path}, such as {below[0]!r}", 'double', files[0], x)
+
+# %% ../../nbs/lib/data/11_pairs.ipynb #c3633081967
+def named_files(names, files):
+    "{name: those of `files` that it means}, by path, as far as it is written, with or without ending"
+    of, names = defaultdict(list), [str(o).replace('\\', '/') for o in names]
+    last = {n.rpartition('/')[2] for n in names}
+    for o in files:
+        for k in {o.name, o.stem} & last: of[k].append(o)
+    def lies(o, folders): return not folders or o.parent.parts[-len(folders):] == folders
+    return {n: [o for o in of[n.rpartition('/')[2]] if lies(o, Path(n).parent.parts)] for n in names}
+
+def told_apart(named):
+    "`named_files` whose names mean one file each; a name of several is an error"
+    for name, fs in named.items():
+        if len(fs) < 2: continue
+        below = first_few(names_below(fs))
+        raise MaskError(f"{len(fs)} files are called {name}: {below}; name each with its folder, such as "
+                        f"{'/'.join(fs[0].parts[-2:])!r}", 'double', fs[0], name)
+    return {o for fs in named.values() for o in fs}
+
+# %% ../../nbs/lib/data/11_pairs.ipynb #c89602467
 def pairs_in(
     path,            # folder of the data set
     masks,           # folder of the masks below it, or a pattern with stars
     images,          # folder of the images below it, or a pattern with stars
     what='image',    # what errors call the second
-    skip=(),         # names of files to leave out, with or without ending; their partners are left out too
+    skip=(),         # files to leave out, by path below `path` or name, with or without ending; partners, too
     lonely=False,    # give also masks and images without a partner, instead of refusing them
 ):
     "Pairs in two folders, or of two patterns"
-    path, skip = Path(path), {str(o) for o in L(skip)}
+    path = Path(path)
     (ms, mk), (im, ik) = [_files_and_key(path, o) for o in (masks, images)]
-    stays = lambda *fs: not any({o.name, o.stem, o.relative_to(path).as_posix()} & skip for o in fs)
-    im = [o for o in im if o not in set(ms)]                       # `*.png` beside `*_mask.png`
+    mine = set(ms)
+    im = [o for o in im if o not in mine]                          # `*.png` beside `*_mask.png`
     of = {**{o: (ik or _stem)(o) for o in im}, **{o: (mk or _stem)(o) for o in ms}}
     pairs, ms, im = partners(ms, im, what, of.get if mk or ik else None)
-    found = [p for p in pairs if stays(*p)], [o for o in ms if stays(o)], [o for o in im if stays(o)]
+    if not pairs and what == 'image': _no_pairs(path, masks, images, ms, im)
+    left = set(left_in([*pairs, *((o,) for o in [*ms, *im])], skip, path))
+    found = ([p for p in pairs if p in left], [o for o in ms if (o,) in left],
+             _without_test(pairs, [o for o in im if (o,) in left]))
     if lonely: return found
     no_lonely(*found, what)
     return found[0]
+
+def check_skip(path, masks, images, skip):
+    "Raises `MaskError` if a name in `skip` belongs to pairs of both parts of a split"
+    if not skip or len(masks) < 2: return
+    parts = [pairs_in(path, m, i, lonely=True) for m,i in zip(masks, images, strict=True)]
+    pairs = [p for o in parts for p in o[0]]
+    known = {o for p in pairs for o in p}
+    left_in([*pairs, *((o,) for p in parts for o in [*p[1], *p[2]] if o not in known)], skip, path)
 
 def partners_in(path, masks, instances):
     "Pairs of masks and instance maps, as far as there are any"
@@ -140,17 +256,50 @@ def partners_in(path, masks, instances):
 
 def _stem(o): return o.stem
 
+# %% ../../nbs/lib/data/11_pairs.ipynb #c2828381487
+def _without_test(pairs, images):
+    "`images` without a mask, but not those in a test folder where no mask is"
+    parts = split_parts([*(i for _,i in pairs), *images]) if images else []
+    if not parts or 'test' in parts[:len(pairs)]: return images
+    return [o for o,p in zip(images, parts[len(pairs):], strict=True) if p != 'test']
+
+def _no_pairs(path, masks, images, ms, im):
+    "Raises `MaskError` if patterns, or several masks of one image, are why there is no pair"
+    count = lambda o: f"{str(o).count('*')} star{'s'*(str(o).count('*') != 1)}"
+    starred = '*' in f'{masks}{images}'
+    stars = (f"`masks={str(masks)!r}` has {count(masks)} and `images={str(images)!r}` has {count(images)}: the text "
+             f"that the stars `*` stand for must be the same in a mask and its image, so write as many in both, for "
+             f"the same parts of the names (of a file in a folder the name before the dot counts)")
+    if not (more := [*[stars]*starred, *filter(None, [one_a_class(ms, im)])]): return
+    names = [first_few(names_below(o), 2) for o in (ms, im)]
+    raise MaskError(f"{path}: no mask of {masks} has a partner in {images}, such as {' and '.join(names)}; "
+                    f"{'; '.join(more)}", 'lonely', path, [*ms, *im])
+
+# %% ../../nbs/lib/data/11_pairs.ipynb #c1532766729
 def _files_and_key(path, o):
     "The files of folder or pattern `o`, and the text that the stars stand for, as a function of the file, or None"
-    return _by_pattern(path, o) if '*' in str(o) or (path/o).is_file() else (picture_files(path/o), None)
+    if '*' in str(o) or (path/o).is_file(): return _by_pattern(path, o)
+    try: return picture_files(path/o), None
+    except MaskError as e:
+        if isinstance(e, MissingFile) or not (more := annotations_in(path/o)): raise
+        raise MaskError(f'{e}; {more}', e.kind, e.file, e.value) from None
 
-# %% ../../nbs/lib/data/11_pairs.ipynb #c6228a021
 def _by_pattern(path, pattern):
     "Files that match `pattern`, and a function that gives the text that its stars stand for"
-    ours = lambda o: o.is_file() and o.suffix.lower() in PICTURE_ENDINGS and o.name[0] != '.'
-    files = sorted(o for o in Path(path).glob(str(pattern)) if ours(o))
-    if not files: raise MissingFile(f"no file in {path} matches {pattern}", file=Path(path)/pattern)
-    parts = re.split(r'(\*\*/|\*)', str(pattern).replace('\\', '/'))
+    ours = lambda o: o.suffix.lower() in PICTURE_ENDINGS and o.name[0] != '.' and o.is_file()
+    path, text = Path(path), str(pattern).replace('\\', '/').removeprefix('./')
+    if Path(text).is_absolute():
+        if not Path(text).is_relative_to(path):
+            raise MaskError(f"pattern {text} must be below {path}, such as 'labels/*.png'", 'missing', path, text)
+        text = Path(text).relative_to(path).as_posix()
+    try: files = [o for o in path.glob(re.sub(r'([\[?])', r'[\1]', text)) if ours(o)]
+    except ValueError as e:
+        said = f"{text} is no pattern ({e}); write it such as 'labels/**/*.png'"
+        raise MaskError(said, 'missing', path, text) from None
+    once = real_folders({o.parent for o in files})
+    files = sorted(o for o in files if o.parent in once)
+    if not files: raise MissingFile(f"no file in {path} matches {pattern}", file=path/pattern)
+    parts = re.split(r'(\*\*/|\*)', text)
     stars = re.compile(''.join({'**/': '(?:(.*)/)?', '*': '([^/]*)'}.get(o, re.escape(o)) for o in parts))
-    bare = lambda x: str(Path(x).with_suffix('')) if str(pattern).endswith('*') else x
+    bare = (lambda x: str(Path(x).with_suffix(''))) if text.endswith('*') else (lambda x: x)
     return files, lambda o: bare('/'.join(x or '' for x in stars.fullmatch(o.relative_to(path).as_posix()).groups()))

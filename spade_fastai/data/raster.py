@@ -7,13 +7,15 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/raster.html.md"""
 # %% auto #0
 __all__ = ['Scale', 'fit_scale', 'Raster', 'open_raster', 'tiled_copies']
 
-# %% ../../nbs/lib/data/05_raster.ipynb #ee7b8b78
+# %% ../../nbs/lib/data/05_raster.ipynb #c3218849288
 import os
 from pathlib import Path
 import numpy as np
 from .errors import *
+from .signatures import in_memory, look_into
 from .grids import *
-from .grids import as_grid, gdal_env, nearest_pixels, need_rasterio, opened_raster, placeless
+from spade_fastai.data.grids import (as_grid, gdal_env, nearest_pixels, need_rasterio, opened_raster, placeless,
+    raster_grid)
 
 # %% ../../nbs/lib/data/05_raster.ipynb #c86193432
 class Scale:
@@ -40,29 +42,36 @@ class Scale:
         lines = ', '.join(f'{a:.6g}..{b:.6g}' for a,b in zip(self.lo, self.hi, strict=True))
         return f"Scale({why}{lines})"
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c45787378
+# %% ../../nbs/lib/data/05_raster.ipynb #c1116471928
 def has_mask(flags):
     "Do GDAL's `flags` of a band say that the file has an internal mask?"
     names = {o.name for o in flags}
     return 'per_dataset' in names and 'alpha' not in names
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c19036352
+def lossy_raster(fn):
+    "The name of a compression that changes ids, None if the raster `fn` has none"
+    ds = opened_raster(fn)
+    said, name = ds.tags(ns='IMAGE_STRUCTURE'), getattr(ds.compression, 'value', '')
+    if float(said.get('MAX_Z_ERROR', 0)) > 0: return f"{name} with errors up to {said['MAX_Z_ERROR']}"
+    return look_into(fn).lossy or (name if said.get('COMPRESSION_REVERSIBILITY') == 'LOSSY' else None)
+
+# %% ../../nbs/lib/data/05_raster.ipynb #c4142161131
 class RasterHeader:
     "What the header of a file says, or those of several files of one grid, a band or more in each"
     tagged = True                # does the NoData value of the file count as missing? (in some masks it is a class)
     def __init__(self, fns):
         self.fns = [Path(o) for o in fns]
         sets = [opened_raster(o) for o in self.fns]
-        self.grid = grid_of(self.fns[0])
+        self.grid = raster_grid(self.fns[0])
         self.where = [(f, i) for f,ds in zip(self.fns, sets, strict=True) for i in ds.indexes]   # of each band
         for o in self.fns[1:]:
-            if not same_grid(o, self.grid):
-                raise ValueError(f"{self.fns[0]} has {self.grid}; {o} has {grid_of(o)}. "
+            if not same_grid(raster_grid(o), self.grid):
+                raise ValueError(f"{self.fns[0]} has {self.grid}; {o} has {raster_grid(o)}. "
                                  "Bands of one raster must have the same pixels")
         every = lambda name: [o for ds in sets for o in getattr(ds, name)]
         self.dtypes, self.nodatas, self.colors = every('dtypes'), every('nodatavals'), every('colorinterp')
         self.block = sets[0].block_shapes[0]
-        self.lossy = any(getattr(o.compression, 'name', '') == 'jpeg' for o in sets)
+        self.lossy = next((said for o in self.fns if (said := lossy_raster(o))), None)
         self.may_miss = (any(o is not None for o in self.nodatas) or any(o.startswith('float') for o in self.dtypes)
                          or any(has_mask(o) for o in every('mask_flag_enums')))
         if any(o.startswith('complex') for o in self.dtypes):
@@ -82,7 +91,7 @@ class RasterHeader:
         said, names = '' if self.nodata is None else f', NoData {self.nodata:g}', ', '.join(o.name for o in self.fns)
         return f"Raster {names}: {self.count} bands {self.dtypes[0]}{said}, {self.grid}"
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c43377201
+# %% ../../nbs/lib/data/05_raster.ipynb #c1544462126
 def checked_window(raster, window, grid):
     "`window`, checked to lie inside of `grid`"
     y, x, h, w = window = tuple(int(o) for o in window or (0, 0, *grid.size))
@@ -104,7 +113,8 @@ def read_stored(raster, window, bands):
         for fn in dict.fromkeys(raster.where[b-1][0] for b in bands):
             mine, ds = [b for b in bands if raster.where[b-1][0] == fn], opened_raster(fn)
             idx = [raster.where[b-1][1] for b in mine]
-            try: a = ds.read(idx, window=win)
+            try:
+                with in_memory(f'raster {fn}', (h, w), fn): a = ds.read(idx, window=win)
             except rio.errors.RasterioIOError as e:
                 raise MaskError(f"cannot read {fn} at row {y}, column {x}: {e}; the file is damaged, "
                                 "replace it", 'unreadable', fn) from e
@@ -112,7 +122,7 @@ def read_stored(raster, window, bands):
             for i,band in zip(idx, a, strict=True): valid |= valid_pixels(ds, i, band, win, raster.tagged)
     return np.stack([data[b] for b in bands], -1), valid
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c61168350
+# %% ../../nbs/lib/data/05_raster.ipynb #c157643038
 class StoredRaster(RasterHeader):
     "A raster whose windows are read as stored, on its own grid or another one"
     def __init__(self, fns, bands=None):
@@ -120,7 +130,8 @@ class StoredRaster(RasterHeader):
         self.bands = [bands] if isinstance(bands, int) else bands and list(bands)
         for o in self.bands or []:
             if not 1 <= o <= self.count:
-                raise ValueError(f"{self} has the bands 1..{self.count}, not {o}; bands are counted from one")
+                raise MaskError(f"{self} has the bands 1..{self.count}, not {o}; bands are counted from one", 'bands',
+                                self.fns[0], self.count)
 
     def read(self,
         window=None,    # (row, column, height, width); default: all of it
@@ -210,7 +221,7 @@ def fit_scale(
     lo, hi = np.percentile(vals, pct, axis=0)
     return Scale(lo, hi, tuple(pct))
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c30238577
+# %% ../../nbs/lib/data/05_raster.ipynb #c2183633129
 class Raster(StoredRaster):
     "A raster file, read by windows: ids of a mask, or an image in 8 bits"
     def __init__(self,
@@ -224,10 +235,10 @@ class Raster(StoredRaster):
     rgb    = property(picture_bands)
     depth8 = property(lambda self: all(self.dtypes[i-1] == 'uint8' for i in self.rgb))
     def check_lossless(self):
-        "Raises ValueError if a mask is compressed as JPEG"
+        "Raises `MaskError` if a mask is compressed as JPEG, or in another way that changes ids"
         if self.lossy:
-            raise MaskError(f"mask {self} is compressed as JPEG, which changes ids around every edge; save masks "
-                            "with deflate or LZW compression", 'lossy', self.fns[0], 'JPEG')
+            raise MaskError(f"mask {self} is compressed as {self.lossy}, which changes ids around every edge; save "
+                            "masks with deflate or LZW compression", 'lossy', self.fns[0], self.lossy)
 
     def ids(self,
         window=None,     # (row, column, height, width); default: all of it
@@ -254,15 +265,15 @@ def open_raster(fn, bands=None, scale=None) -> Raster:
     "The raster in file `fn` (or a list of files, one a band)"
     return fn if isinstance(fn, Raster) else Raster(fn, bands, scale)
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c34663269
+# %% ../../nbs/lib/data/05_raster.ipynb #c82823728
 def copy_tiled(fn, new):
     "One tiled copy, strip by strip; a copy that was interrupted leaves only a `.part.tif`"
-    rio, src, part = need_rasterio(fn), opened_raster(fn), new.with_suffix('.part.tif')
+    rio, src, grid, part = need_rasterio(fn), opened_raster(fn), raster_grid(fn), new.with_suffix('.part.tif')
     profile = dict(driver='GTiff', height=src.height, width=src.width, count=src.count, dtype=src.dtypes[0],
                    nodata=src.nodata, tiled=True, blockxsize=256, blockysize=256, compress='deflate',
                    BIGTIFF='IF_SAFER')
     if src.count in (3, 4): profile.update(photometric='rgb')
-    if not src.transform.is_identity: profile.update(transform=src.transform, crs=src.crs)
+    if grid.geo: profile.update(transform=rio.Affine(*grid.transform), crs=grid.crs)
     with placeless(rio), gdal_env(rio), rio.open(part, 'w', **profile) as dst:
         if (colors := Raster(fn).palette): dst.write_colormap(1, {k: (*v, 255) for k,v in colors.items()})
         for y in range(0, src.height, 256):

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/readers.html.md"""
 # %% auto #0
 __all__ = ['MaskReader', 'PILInstance', 'InstanceReader', 'PILStyle', 'PILMap', 'MapReader']
 
-# %% ../../nbs/lib/data/13_readers.ipynb #caeca39fa
+# %% ../../nbs/lib/data/13_readers.ipynb #c196577738
 import inspect
 from difflib import get_close_matches
 import numpy as np
@@ -18,15 +18,16 @@ from ..core import plain
 from ..palette import *
 from .errors import *
 from .errors import about
+from .signatures import in_memory
 from .raster import *
 from .files import AlignedMask, beyond_pillow, file_name, first_few, is_numpy, load_array, opened
 from .classes import *
 from .classes import Classes
 from .masks import *
-from .masks import LOSSY, mask_values
+from .masks import mask_values
 from .images import *
 
-# %% ../../nbs/lib/data/13_readers.ipynb #cf1eac607
+# %% ../../nbs/lib/data/13_readers.ipynb #c172944893
 def _codes_of(codes, ids):
     "Class names: those given, else the names in `ids`"
     if codes is None:
@@ -36,22 +37,31 @@ def _codes_of(codes, ids):
     if not codes: raise MaskError("`codes` is empty; give one name for each class, in the order of the ids", 'classes')
     return codes
 
-def _class_id(value, o, codes):
-    "The class id of name or id `o`"
-    if isinstance(o, str) and o in codes: return codes.index(o)
-    if not isinstance(o, str) and 0 <= o < len(codes): return int(o)
-    msg = f"`ids` says that {value} is {o!r}, but the classes are {first_few(codes, 20)}; add it to the codes"
-    raise MaskError(msg, 'classes', value=o)
+def _whole(o): return isinstance(o, (int, float, np.number)) and float(o).is_integer()
+
+def _class_ids(ids, codes):
+    "{value: class id} of {value: name or id}"
+    at, res = {o: i for i,o in reversed([*enumerate(codes)])}, {}              # of equal names the first
+    for value,o in ids.items():
+        if not _whole(value):
+            raise MaskError(f"`ids` has the value {value!r}; values in masks are whole numbers", 'classes', value=value)
+        i = at.get(o) if isinstance(o, str) else o if _whole(o) and 0 <= o < len(codes) else None
+        if i is None:
+            msg = f"`ids` says that {value} is {o!r}, but the classes are {first_few(codes, 20)}; add it to the codes"
+            raise MaskError(msg, 'classes', value=o)
+        res[int(value)] = int(i)
+    return res
 
 def _shown_colors(table, codes, ignore):
     "For each class its first colour in `table`; None if some have none"
-    colors = {i: c for c,i in reversed((table or {}).items()) if i not in L(ignore)}
+    ignored = set(L(ignore))
+    colors = {i: c for c,i in reversed((table or {}).items()) if i not in ignored}
     if not set(colors) <= set(range(len(codes))):
         raise MaskError(f"the colour table has the ids {sorted(colors)}, but there are {len(codes)} codes; "
                         f"each id needs a name", 'classes', value=sorted(colors))
     return [colors[i] for i in sorted(colors)] if len(colors) == len(codes) else None
 
-# %% ../../nbs/lib/data/13_readers.ipynb #c87792659
+# %% ../../nbs/lib/data/13_readers.ipynb #c2144118582
 class MaskReader(Transform):
     "Opens masks of one data set: files, pictures, arrays or tensors to checked class ids"
     input_types = AlignedMask, Path, str, bytes, Tensor, np.ndarray, Image.Image
@@ -66,7 +76,7 @@ class MaskReader(Transform):
         said = read_classes(codes) if isinstance(codes, (str, Path)) else Classes(codes)
         table, ids = said.table if table is None else table, said.ids if ids is None else ids
         self.codes, self.table, self.ignore, self.tolerance = _codes_of(said.codes, ids), table, ignore, tolerance
-        self.ids = None if ids is None else {int(v): _class_id(v, o, self.codes) for v,o in ids.items()}
+        self.ids = None if ids is None else _class_ids(ids, self.codes)
         colors = _shown_colors(table, self.codes, ignore)
         self.palette = Palette(self.codes, said.colors or colors)
 
@@ -112,7 +122,7 @@ def as_reader(codes=None, path=None, **kwargs):
         raise ValueError(f"a `MaskReader` knows its {', '.join(more)}; say it there")
     return codes
 
-# %% ../../nbs/lib/data/13_readers.ipynb #c09557896
+# %% ../../nbs/lib/data/13_readers.ipynb #c1315113237
 class PILInstance(IdMask):
     "A map of instance ids as it was opened, of mode I (32 bit)"
     _tensor_cls = TensorInstance
@@ -122,10 +132,10 @@ class InstanceReader(Transform):
     input_types = MaskReader.input_types
     def encodes(self, o):
         fn, name = o, f'instance map {file_name(o)}'
-        with about(fn):
+        with about(fn), in_memory(name):
             if isinstance(o, (str, Path, bytes)) and not is_numpy(o) and not beyond_pillow(o):
                 o = opened(o, 'instance map', load=True)
-                if lossy := LOSSY.get(o.format):
+                if lossy := o.info['lossy']:
                     raise MaskError(f"{name} is a {lossy}, whose compression changes ids around every edge; save it "
                                     f"as PNG", 'lossy', value=lossy)
             in_colors = isinstance(o, Image.Image) and o.mode in ('RGB', 'RGBA')
@@ -150,7 +160,7 @@ def open_style(fn):
 
 def as_style(im:Image.Image): return PILStyle(im)
 
-# %% ../../nbs/lib/data/13_readers.ipynb #ced786404
+# %% ../../nbs/lib/data/13_readers.ipynb #c2065802009
 class PILMap(IdMask):
     "A float map as it was opened: the numbers of its pixels, and `values` [C,H*W] to look them up in"
     def set_meta(self, old, as_copy=False):
@@ -175,7 +185,7 @@ class MapReader(Transform):
 
     def encodes(self, o):
         name = f'map {file_name(o)}'
-        with about(o): a = _map_values(o, name)*np.float32(self.scale)
+        with about(o), in_memory(name): a = _map_values(o, name)*np.float32(self.scale)
         im = PILMap(Image.fromarray(np.arange(a[0].size, dtype=np.int32).reshape(a.shape[1:])))
         im.values, im.fn = a.reshape(len(a), -1), file_name(o)
         return im

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/scenes.html.md"""
 # %% auto #0
 __all__ = ['Chip', 'Scenes']
 
-# %% ../../nbs/lib/data/18_scenes.ipynb #6ac1d171
+# %% ../../nbs/lib/data/18_scenes.ipynb #c4018762121
 import math, os, re, warnings
 from collections import OrderedDict, namedtuple
 from copy import copy
@@ -17,8 +17,9 @@ from .errors import *
 from .grids import *
 from .grids import as_grid, to_crs
 from .raster import *
-from .files import NO_VALUE, first_few, picture_files
-from .images import check_upright, open_image
+from .signatures import array_header
+from .files import NO_VALUE, first_few, is_deep, is_numpy, opened, picture_files
+from .images import open_image
 from .pairs import pair_by_stem
 from .readers import *
 from .readers import as_reader
@@ -65,18 +66,16 @@ def scene_pairs(masks, images) -> list:
     raise MaskError(f"{len(ms)} masks ({named(ms)}) and {len(ims)} images ({named(ims)}); lists are paired in order, "
                     "so they must be equally long; pass two folders to pair files by name", 'lonely')
 
-# %% ../../nbs/lib/data/18_scenes.ipynb #c1911120
+# %% ../../nbs/lib/data/18_scenes.ipynb #c3643519783
 def as_scene(o, **kwargs):
     "`o` as a `Raster` where it can be one, else as the path of a photo"
     return open_raster(o, **kwargs) if isinstance(o, Raster) or is_raster(first_file(o)) else Path(o)
 
 def check_photo(fn):
     "Raises an error if an image file that is not a raster has more than 8 bits, or asks to be turned"
-    if fn.suffix.lower() == '.npy': deep = np.load(fn, mmap_mode='r').dtype != np.uint8
+    if is_numpy(fn): deep = array_header(fn, 'image')[1] != np.uint8
     else:
-        with Image.open(fn) as im:
-            check_upright(im, f'image {fn}')
-            deep = im.mode[0] in 'IF' or ';16' in str(im.tile)
+        with opened(fn, 'image') as im: deep = is_deep(im)
     if deep:
         raise MaskError(f"image {fn} has more than 8 bits a channel; save it as TIFF (`tiled_copies` does), whose "
                         "bands are scaled by percentiles", 'depth', fn)
@@ -109,14 +108,14 @@ def with_nodata(reader, masks, images, partly):
     reader.ignore = NO_VALUE if not tags else tags.pop() if len(tags) == 1 else sorted(tags)
     return reader
 
-# %% ../../nbs/lib/data/18_scenes.ipynb #c82665608
+# %% ../../nbs/lib/data/18_scenes.ipynb #c3208571291
 def chip_ids(reader, mask, data, c):
     "Checked ids of the pixels `data` [h,w,C] of the raster `mask`, which is the window `c` of it"
     one = data.shape[-1] == 1
     if one and mask.palette and reader.table:
         o = Image.fromarray(data[..., 0])
         o.putpalette([v for i in range(256) for v in mask.palette.get(i, (0, 0, 0))])
-    elif one: o = data[..., 0]
+    elif one: o = Image.fromarray(data[..., 0]) if reader.table and data.dtype == np.uint8 else data[..., 0]
     elif data.shape[-1] == 3 and data.dtype == np.uint8: o = data
     else:
         raise MaskError(f"mask {mask} has {data.shape[-1]} bands of {data.dtype}; pass one band of ids as "

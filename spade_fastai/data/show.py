@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/show.html.md"""
 # %% auto #0
 __all__ = ['show_tiles', 'show_batch', 'show_results']
 
-# %% ../../nbs/lib/data/15_show.ipynb #e6e7ebce
+# %% ../../nbs/lib/data/15_show.ipynb #c3830019011
 import math
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,6 +17,7 @@ from fastai.vision.all import TensorImage, TensorMask, dispatch
 from ..core import *
 from ..core import plain
 from ..palette import *
+from ..palette import drawable
 from .readers import *
 
 # %% ../../nbs/lib/data/15_show.ipynb #c86573952
@@ -50,7 +51,7 @@ def _axes(n, k, named, ncols, sz, figsize):
                columnspacing=1)
     return axs, ncols
 
-# %% ../../nbs/lib/data/15_show.ipynb #c340dd82c
+# %% ../../nbs/lib/data/15_show.ipynb #c1343239038
 def show_tiles(
     rows,  # tuples (mask, image, …): ids [H,W], pictures [3,H,W] in [0,1], PIL pictures or arrays
     palette:Palette=None,             # colours and names; default: the palette on the first mask
@@ -73,7 +74,7 @@ def show_tiles(
     for i,(ax,o) in enumerate(zip(ctxs, pictures, strict=False)):             # a last line may be shorter
         pic = palette.paint(o) if i % k == 0 else plain(o).detach().cpu().float().clamp(0, 1).permute(1, 2, 0)
         ax.imshow(pic, interpolation='nearest')
-        if titled and i < ncols*k: ax.set_title(titles[i % k], fontsize=8, pad=2)
+        if titled and i < ncols*k: ax.set_title(drawable(titles[i % k]), fontsize=8, pad=2)
     for ax in ctxs: ax.set_axis_off()
     return ctxs
 

@@ -7,11 +7,15 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/splits.html.md"""
 # %% auto #0
 __all__ = ['random_split', 'no_split', 'by_folder', 'by_func', 'by_files', 'by_col']
 
-# %% ../../nbs/lib/data/12_splits.ipynb #cf7494e37
+# %% ../../nbs/lib/data/12_splits.ipynb #c3688300886
+import warnings
+from difflib import get_close_matches
 import torch
-from fastai.vision.all import L, Path
+from fastai.vision.all import L, Path, first
 from .errors import *
 from .files import first_few
+from .classes import read_text
+from .pairs import SPLITS, named_files, names_below, split_parts, told_apart
 
 # %% ../../nbs/lib/data/12_splits.ipynb #c0a19f0c7
 def two_parts(train, valid, why):
@@ -24,38 +28,74 @@ def _where(o): return [i for i,x in enumerate(o) if x]
 
 def _all_but(n, valid): return two_parts(sorted(set(range(n)) - set(valid)), valid, "all are held back")
 
-# %% ../../nbs/lib/data/12_splits.ipynb #ce70c46f0
+# %% ../../nbs/lib/data/12_splits.ipynb #c4045207408
 def random_split(
     valid_pct:float=.1,  # share for validation, at least one mask if it is not 0
     seed:int=42,         # the same seed holds back the same masks; None: others each time
 ):
     "Hold back a random share"
+    if isinstance(valid_pct, (str, bool)) or not 0 <= valid_pct <= 1:
+        raise ValueError(f"`valid_pct={valid_pct!r}` must be a share from 0 to 1, such as .1")
     def _split(items):
-        rng = torch.Generator()
+        rng, masks = torch.Generator(), getattr(items, 'masks', ())
         rng.seed() if seed is None else rng.manual_seed(seed)
         n = max(1, int(valid_pct*len(items))) if valid_pct else 0
+        if there := {o for o in split_parts(masks) if o} if n else (): _mixed(there)
         idx = torch.randperm(len(items), generator=rng).tolist()
-        return two_parts(idx[n:], idx[:n], f"`valid_pct={valid_pct}` holds back {n} of {len(items)}")
+        return two_parts(idx[n:], idx[:n], f"`valid_pct={valid_pct}` holds back {n} of {len(items)}{_few(len(items))}")
     return _split
+
+def _mixed(there):
+    warnings.warn(f"the folders of the masks say {first_few(sorted(there))}, and a random split mixes them; to keep "
+                  f"them apart, leave `valid_pct=` and `split=` out, or call `split_by_folder()`")
+
+def _few(n):
+    "What to do about a list of `n` masks"
+    if n > 1: return ''
+    cure = "; add pairs, or hold nothing back: `valid_pct=0`, or `split_none()`"
+    return cure if n else "; there are no masks: add pairs"
 
 def no_split():
     "Hold nothing back"
     return lambda items: two_parts(range(len(items)), [], "there is none")
 
-# %% ../../nbs/lib/data/12_splits.ipynb #c09e498c0
+# %% ../../nbs/lib/data/12_splits.ipynb #c48201414
+def train_and_held(parts):
+    "Numbers for training and validation, where `parts` names a part of the split for each item; and those of neither"
+    held = 'valid' if 'valid' in parts else 'test'
+    return [_where(p == x for p in parts) for x in ('train', held)], _where(p not in ('train', held) for p in parts)
+
+def _left_out(files, rest):
+    "Says which of `files` are in neither part of the split"
+    if not rest: return
+    names = names_below(files)
+    warnings.warn(f"{len(rest)} of {len(files)} masks are in neither part of the split and are left out: "
+                  f"{first_few([names[i] for i in rest], 3)}")
+
+def _by_usual_folders(items):
+    "Split by folders called train, val and so on; None if these do not tell"
+    if not (parts := split_parts(items.masks)): return None
+    both, rest = train_and_held(parts)
+    _left_out(items.masks, rest)
+    return tuple(both)
+
+# %% ../../nbs/lib/data/12_splits.ipynb #c2546341453
 def by_folder(
-    train='train',  # name of a folder, or several
-    valid='valid',  # name of a folder, or several
+    train=None,  # name of a folder, or several; default: train, training …
+    valid=None,  # name of a folder, or several; default: val, valid, validation …, or else test
 ):
     "Split by the folders that the masks lie in"
     def _split(items):
+        if train is None and valid is None and (both := _by_usual_folders(items)): return two_parts(*both, "")
         root = items.path
         parts = [o.relative_to(root).parent.parts if o.is_relative_to(root) else o.parent.parts for o in items.masks]
-        tr, va = [_where(set(L(o)) & set(p) for p in parts) for o in (train, valid)]
+        usual = lambda x: [k for k,v in SPLITS.items() if v == x]
+        names = L(train) or usual('train'), L(valid) or usual('valid')
+        tr, va = [_where(set(o) & set(p) for p in parts) for o in names]
         there = first_few(sorted({'/'.join(p) or '.' for p in parts}), 9)
         lie = f"masks lie in {there}; name the folders with `train=` and `valid=`"
-        if not va: raise MaskError(f"no mask lies in a folder {first_few(L(valid))}; {lie}", 'split')
-        return two_parts(tr, va, f"none lies in a folder {first_few(L(train))}; {lie}")
+        if not va: raise MaskError(f"no mask lies in a folder {first_few(names[1])}; {lie}", 'split')
+        return two_parts(tr, va, f"none lies in a folder {first_few(names[0])}; {lie}")
     return _split
 
 def by_func(
@@ -64,7 +104,7 @@ def by_func(
     "Hold back the masks for which `f` is true"
     return lambda items: _all_but(len(items), _where(f(o) for o in items.masks))
 
-# %% ../../nbs/lib/data/12_splits.ipynb #c8bbd8eb7
+# %% ../../nbs/lib/data/12_splits.ipynb #c4161589759
 def by_files(
     valid,   # names of the masks to hold back, with or without ending, or a text file with one name a line
 ):
@@ -73,17 +113,45 @@ def by_files(
     if one and not Path(valid).is_file():
         msg = f"there is no file {valid} with names of masks, one a line; write it or pass a list of names"
         raise MissingFile(msg, file=valid)
-    names = [o.strip() for o in Path(valid).read_text().splitlines() if o.strip()] if one else [str(o) for o in valid]
+    names = [o.strip() for o in read_text(valid).splitlines() if o.strip()] if one else [str(o) for o in valid]
+    if not names: raise MaskError(f"{valid} names no mask to hold back; write one a line", 'split', value=[])
     def _split(items):
-        known = {x for o in items.masks for x in (o.name, o.stem)}
-        if lost := [o for o in names if Path(o).name not in known]:
-            raise MaskError(f"{len(lost)} of {len(names)} names to hold back are no masks: {first_few(lost)}; masks "
-                            f"are called {first_few([o.name for o in items.masks], 2)}", 'split', value=lost)
-        held = {Path(o).name for o in names}
-        return _all_but(len(items), _where(o.name in held or o.stem in held for o in items.masks))
+        named = named_files(names, items.masks)
+        if lost := [o for o,fs in named.items() if not fs]:
+            said = f"{len(lost)} of {len(names)} names to hold back are no masks: {first_few(lost)}; masks are called "
+            where = f'{valid}: '*one
+            raise MaskError(f"{where}{said}{first_few(names_below(items.masks), 2)}", 'split', value=lost)
+        held = told_apart(named)
+        return _all_but(len(items), _where(o in held for o in items.masks))
     return _split
 
-# %% ../../nbs/lib/data/12_splits.ipynb #c3550b5ee
+# %% ../../nbs/lib/data/12_splits.ipynb #c1143193446
+def row_name(df, i):
+    "What errors call row number `i` of a table: with its file and line, if it was read from one"
+    fn, lines = df.attrs.get('file'), df.attrs.get('lines')
+    return f"{fn}, line {lines + i}" if fn and lines else f"{fn or 'the table'}, row {i + 1}"
+
+def _column(items, col):
+    "Column `col` of the list's table; a missing column, or a row without a value, is an error"
+    df = items.df
+    if df is None or col not in df.columns:
+        if df is None: there = "; begin with `from_df` or `from_csv`"
+        else: there = f" in the table, only {first_few(df.columns, 9)} ({df.attrs.get('file', 'made by hand')})"
+        raise MaskError(f"there is no column {col!r}{there}", 'missing', value=col)
+    if empty := _where(df[col].isna()):
+        raise MaskError(f"{row_name(df, empty[0])}: no value in column {col!r} ({len(empty)} such rows); write one, "
+                        f"such as train or val, or take the row out", 'split', df.attrs.get('file'), len(empty))
+    return df[col]
+
+def _near(said, values):
+    "Which of the words `values` were probably meant to be among those `said`"
+    words = {str(o).strip().lower(): o for o in said if isinstance(o, str)}
+    kinds = {SPLITS[o] for o in words if o in SPLITS}
+    def near(v): return SPLITS.get(v) in kinds or get_close_matches(v, words, 1, .75)
+    other = [v for v in values if isinstance(v, str) and v not in list(words.values())]
+    return [v for v in other if (k := v.strip().lower()) and (k in words or near(k))]
+
+# %% ../../nbs/lib/data/12_splits.ipynb #c1161492887
 def by_col(
     col='is_valid',  # column of the table
     train=None,      # value, or values, of the training rows; default: all that are not validation
@@ -91,13 +159,68 @@ def by_col(
 ):
     "Split by a column of the table"
     def _split(items):
-        df = items.df
-        if df is None or col not in df.columns:
-            there = f" in the table, only {first_few([] if df is None else df.columns, 9)}"
-            if df is None: there = "; begin with `from_df` or `from_csv`"
-            raise MaskError(f"there is no column {col!r}{there}", 'missing', value=col)
-        va = df[col].isin(L(valid))
-        tr = ~va if train is None else df[col].isin(L(train))
-        return two_parts(_where(tr), _where(va), f"column {col!r} has the values {first_few(df[col].unique(), 9)}; "
-                                                 "name them with `train=` and `valid=`")
+        c = _column(items, col)
+        there = f"column {col!r} has the values {first_few(c.unique(), 9)}; name them with `train=` and `valid=`"
+        said = [*L(train), *L(valid)]
+        if near := _near(said, c.unique()):
+            row = row_name(items.df, _where(c == near[0])[0])
+            raise MaskError(f"{row}: {near[0]!r} is none of {first_few(said)}; {there}", 'split',
+                            items.df.attrs.get('file'), near[0])
+        va = c.isin(L(valid))
+        tr = ~va if train is None else c.isin(L(train))
+        if not va.any(): warnings.warn(f"nothing is held back, as no row has {first_few(L(valid))}: {there}")
+        return two_parts(_where(tr), _where(va), there)
+    return _split
+
+# %% ../../nbs/lib/data/12_splits.ipynb #c2005969020
+LEFT_OUT = 'exclude excluded skip skipped unused ignore ignored none out drop'.split()
+
+def split_words(values):
+    "{part: the words among `values` that mean it}, parts 'train', 'valid', 'test' and 'out'; others belong to None"
+    res = {}
+    for v in values:
+        k = str(v).strip().lower()
+        res.setdefault(SPLITS.get(k, 'out' if k in LEFT_OUT else None), []).append(v)
+    return res
+
+def split_column(df):
+    "The column of a table that says the split in usual words; None if there is none"
+    if df is None: return None
+    tells = lambda c: 'train' in (w := split_words(df[c].dropna().unique())) and {'valid', 'test'} & set(w)
+    return first(c for c in df.columns if str(c).strip().lower() in ('split', 'subset', 'set', 'partition', 'phase')
+                 and not df.columns.duplicated().any() and tells(c))
+
+def by_words(
+    col='split',   # column of the table, with words such as train, val, test or exclude
+):
+    "Split by the usual words in a column of the table; other words are an error"
+    def _split(items):
+        c = _column(items, col)
+        words = split_words(c.unique())
+        if None in words:
+            odd = words[None][0]
+            row = row_name(items.df, _where(c == odd)[0])
+            raise MaskError(f"{row}: {odd!r} in column {col!r} is no part of the split; write train, val, test or "
+                            f"exclude", 'split', items.df.attrs.get('file'), odd)
+        part_of = {v: p for p,vs in words.items() for v in vs}
+        both, rest = train_and_held([part_of[v] for v in c])
+        _left_out(items.masks, rest)
+        return two_parts(*both, f"column {col!r} has the values {first_few(c.unique(), 9)}; write train and val")
+    return _split
+
+# %% ../../nbs/lib/data/12_splits.ipynb #c4280939392
+def _says_valid(df): return df is not None and 'is_valid' in df.columns and df['is_valid'].dtype == bool
+
+# %% ../../nbs/lib/data/12_splits.ipynb #c3253095147
+def usual_split(
+    valid_pct:float=None,  # share for validation at random, whatever table and folders say; default: .1 if nothing
+    seed:int=42,           # of the random share
+):
+    "Split as a column of the table or the names of folders say, else at random"
+    def _split(items):
+        if valid_pct is None:
+            if col := split_column(items.df): return by_words(col)(items)
+            if _says_valid(items.df): return by_col()(items)
+            if both := _by_usual_folders(items): return two_parts(*both, "")
+        return random_split(.1 if valid_pct is None else valid_pct, seed)(items)
     return _split

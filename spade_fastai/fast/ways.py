@@ -16,21 +16,24 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #ab4c7708
-_written = {}   # classes to the functions that they had when a way for them was written
+# %% ../../nbs/lib/fast/00_ways.ipynb #c2778486221
+_written = {}   # classes to all that stood in them, and in those that they build on, when they were first seen
 
 def kind(m:nn.Module) -> type:
     "The class of a module, without what parametrizations make of it"
     return type(m).__bases__[0] if parametrize.is_parametrized(m) else type(m)
 
-def _functions(cls) -> dict:
-    "All functions of a class and of those that it builds on, by class and name"
-    mine = [c for c in cls.__mro__ if c not in (nn.Module, object)]
-    return {(c, k): f for c in mine for k, f in vars(c).items() if isinstance(f, FunctionType)}
-
 def watch(cls):
     "Remember how `cls` is written now"
-    _written[cls] = _functions(cls)
+    _written[cls] = [(vars(c), dict(vars(c))) for c in cls.__mro__ if c not in (nn.Module, object)]
+
+def unchanged(cls) -> bool:
+    "Whether `cls` is written as it was when it was first seen"
+    if cls not in _written: watch(cls)
+    return all(len(now) == len(then) and all(now.get(k) is v for k, v in then.items()) for now, then in _written[cls])
+
+for _layer in (nn.Conv2d, nn.ReLU, nn.LeakyReLU, nn.Sequential, nn.BatchNorm2d, nn.InstanceNorm2d, nn.Linear):
+    watch(_layer)
 
 def _listened(m, known=()) -> bool:
     "Whether module `m` has hooks, other than of the kinds `known`"
@@ -48,7 +51,7 @@ def _replaced(m) -> bool:
     own = vars(m).keys() & _methods(type(m))
     return bool(own) and any(not isinstance(vars(m)[k], Way) for k in own)
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #1b0d27ec
+# %% ../../nbs/lib/fast/00_ways.ipynb #c661829174
 def as_written(
     m:nn.Module,   # asked of
     cls:type,      # what it should be
@@ -56,19 +59,20 @@ def as_written(
     outer=False,   # whether hooks on `m` itself matter, too: they do where a way does not call it
 ) -> bool:
     "Whether `m` is a `cls` as that was written, with nothing replaced and no hook inside"
-    if kind(m) is not cls or _written.get(cls) != _functions(cls) or _replaced(m): return False
-    kinds = 'forward', 'forward_pre', 'backward'
+    if kind(m) is not cls or cls not in _written or _replaced(m): return False
+    if not all(map(unchanged, {kind(o) for o in {type(o): o for o in m.modules()}.values()})): return False
+    kinds = 'forward', 'forward_pre', 'backward', 'backward_pre'
     if any(getattr(nn.modules.module, f'_global_{k}_hooks', None) for k in kinds): return False
     if outer and _listened(m, known): return False
     return not any(_replaced(o) or _listened(o, known) for o in m.modules() if o is not m)
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #d7768c46
+# %% ../../nbs/lib/fast/00_ways.ipynb #c4284492401
 def by_pixel(encode) -> bool:
     "Whether an encoder, as it is, sees each pixel alone"
-    if encode is None or not vars(type(encode)).get('pixelwise'): return False
+    if encode is None or not vars(type(encode)).get('pixelwise') or not unchanged(type(encode)): return False
     return not _replaced(encode) and not any(_listened(o) for o in encode.modules())
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #3166e0ee
+# %% ../../nbs/lib/fast/00_ways.ipynb #c1558354350
 class Ways(dict):
     "Classes of modules to functions that compute the same: `ways[cls] = way`, called with the module and its arguments"
     def __init__(self):
@@ -92,13 +96,18 @@ class Way:
     "In the place of a module's `forward`: goes the faster way where there is one and the module is as it was written"
     def __init__(self, module:nn.Module): self.module, self.memory = module, {}
     def __getstate__(self): return dict(module=self.module, memory={})    # what a way remembers is made anew in a copy
+    def moved_to(self, module:nn.Module):
+        "The same way of another module, a view of this one, which shares what is remembered"
+        way = Way(module)
+        way.memory = self.memory
+        return way
     @property
     def __code__(self): return type(self.module).forward.__code__     # who traces a module looks at how it is written
     @property
     def __signature__(self): return signature(MethodType(type(self.module).forward, self.module))
     def __call__(self, *args, **kwargs):
         m, way = self.module, ways.get(kind(self.module))
-        if way is not None and not _plain[0] and not torch.compiler.is_compiling():
+        if way is not None and not _plain[0] and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
             y = way(m, *args, **kwargs) if as_written(m, kind(m), ways.known.get(kind(m), ())) else NotImplemented
             if y is not NotImplemented: return y
         return type(m).forward(m, *args, **kwargs)

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/fast/windows.html.md"""
 # %% auto #0
 __all__ = ['renumber', 'Windows', 'conv_rows', 'Neighbours', 'neighbours']
 
-# %% ../../nbs/lib/fast/01_windows.ipynb #651ed13e
+# %% ../../nbs/lib/fast/01_windows.ipynb #c500567958
 from functools import cached_property
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from ..core import *
 from .ways import *
-from .ways import by_pixel
+from .ways import by_pixel, watch
 
 # %% ../../nbs/lib/fast/01_windows.ipynb #518b4afe
 def renumber(code:Tensor) -> tuple[Tensor, int]:
@@ -125,7 +125,7 @@ def conv_rows(
     dtype = torch.get_autocast_dtype(kind) if mixed else rows.dtype
     return _ConvRows.apply(rows.to(dtype), weight.to(dtype), win) + bias.to(dtype)
 
-# %% ../../nbs/lib/fast/01_windows.ipynb #15d9771d
+# %% ../../nbs/lib/fast/01_windows.ipynb #c1685840601
 class Neighbours:
     "What a convolution, and a second after it, can tell apart in a condition; see `neighbours`"
     def __init__(self, cond:Cond, ks:int=3):
@@ -156,3 +156,5 @@ def neighbours(
 ) -> Neighbours|None:
     "The neighbourhoods of `cond`, found once; None where it has no ids or its encoder looks further than one pixel"
     return cond.once(Neighbours, ks) if cond.ids is not None and by_pixel(cond.encode) else None
+
+for _encoder in (OneHot, ClassEmbed, Scalar): watch(_encoder)

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/critic.html.md"""
 # %% auto #0
 __all__ = ['NLayerDiscriminator', 'receptive_field', 'separate_nets', 'shared_net', 'MultiscaleDiscriminator']
 
-# %% ../../nbs/lib/nets/04_critic.ipynb #793d1eed
+# %% ../../nbs/lib/nets/04_critic.ipynb #c1565879727
 from functools import partial
 from itertools import pairwise
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
 from ..core import plain
+from ..guards import whole
 from .norms import *
 from .spectral import *
 
-# %% ../../nbs/lib/nets/04_critic.ipynb #649dc97d
+# %% ../../nbs/lib/nets/04_critic.ipynb #c601554272
 class NLayerDiscriminator(nn.Module):
     "Patch critic: map and picture [B,ni,H,W] to a list of features, the last [B,1,h,w] logits, one a patch"
     def __init__(self,
@@ -31,6 +32,7 @@ class NLayerDiscriminator(nn.Module):
         max_nf:int=512,                    # widths double up to here
     ):
         super().__init__()
+        for k, v, most in (('nf', nf, None), ('n_layers', n_layers, 16)): whole(k, v, most=most)
         size, act = dict(kernel_size=4, padding=2), lambda: nn.LeakyReLU(.2)
         conv = partial(nn.Conv2d, **size)
         widths = [nf, *(min(nf*2**i, max_nf) for i in range(1, n_layers))]
@@ -65,7 +67,7 @@ def shared_net(make, n:int) -> list:
     "One network for all `n` scales"
     return [make()]*n
 
-# %% ../../nbs/lib/nets/04_critic.ipynb #1285c20b
+# %% ../../nbs/lib/nets/04_critic.ipynb #c2930684308
 @remember_args
 class MultiscaleDiscriminator(nn.Module):
     "Picture [B,3,H,W], mask [B,H,W] to a list (scales) of lists (layers) of features, the last logits [B,1,h,w]"
@@ -81,6 +83,7 @@ class MultiscaleDiscriminator(nn.Module):
         n_out:int=3,               # channels of the picture
     ):
         super().__init__()
+        for k, v, most in (('n_classes', n_classes, None), ('n_scales', n_scales, 16)): whole(k, v, most=most)
         self.encode = encode(n_classes)
         one = partial(net, self.encode.nc + n_out, nf=nf, n_layers=n_layers, other_norm=other_norm)
         self.nets = nn.ModuleList(scales(one, n_scales))

@@ -7,13 +7,14 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/encoder.html.md"""
 # %% auto #0
 __all__ = ['reparameterize', 'ConvEncoder']
 
-# %% ../../nbs/lib/nets/05_encoder.ipynb #013d966c
+# %% ../../nbs/lib/nets/05_encoder.ipynb #c712321697
 import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
 from ..core import plain
+from ..guards import whole
 from .norms import *
 from .spectral import *
 
@@ -27,7 +28,7 @@ def reparameterize(
     eps = torch.randn(mu.shape, generator=rng).to(mu)
     return mu + (.5*logvar).exp()*eps
 
-# %% ../../nbs/lib/nets/05_encoder.ipynb #394c83c4
+# %% ../../nbs/lib/nets/05_encoder.ipynb #c3462208298
 @remember_args
 class ConvEncoder(nn.Module):
     "Picture [B,3,H,W] in [-1,1] to z [B,nz], and mu and logvar [B,nz] each (Park et al. 2019, Fig. 15)"
@@ -40,7 +41,8 @@ class ConvEncoder(nn.Module):
         other_norm=nn.Identity(),  # wraps the linear layers; `spectral` for spectral norm everywhere
     ):
         super().__init__()
-        n = math.log2(size) - 2
+        n = math.log2(whole('size', size, most=2**16)) - 2
+        for k, v in dict(nf=nf, nz=nz).items(): whole(k, v)
         if n < 1 or n != int(n):
             raise ValueError(f"size={size} must be a power of two from 8 on, so that halving it ends at 4×4")
         self.size, self.nz = size, nz

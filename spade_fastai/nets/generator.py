@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/generator.html.md"""
 # %% auto #0
 __all__ = ['layouts', 'SPADEResBlk', 'NearestUp', 'GrowingGenerator', 'SPADEGenerator']
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #c1896131113
+# %% ../../nbs/lib/nets/03_generator.ipynb #c881651743
 from functools import partial
 from itertools import pairwise
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fastcore.all import is_listy
 from ..core import *
 from ..core import plain
+from ..guards import whole
 from .norms import *
 from .spectral import *
 from .starts import *
@@ -107,7 +108,7 @@ class GrowingGenerator(nn.Module):
         for block, up in zip(self.blocks, self.ups, strict=True): x = up(block(x, cond))
         return torch.tanh(self.conv_img(F.leaky_relu(x, .2)))
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #c442530725
+# %% ../../nbs/lib/nets/03_generator.ipynb #c420272093
 @remember_args
 class SPADEGenerator(GrowingGenerator):
     "Mask [B,H,W] of class ids to picture [B,3,H,W] in [-1,1] (Park et al. 2019, Sec. 3.2)"
@@ -127,6 +128,10 @@ class SPADEGenerator(GrowingGenerator):
         super().__init__()
         if len(ups) != len(mults) - 1:
             raise ValueError(f"{len(mults)} widths make {len(mults) - 1} blocks, but `ups` has {len(ups)} numbers")
+        whole('n_classes', n_classes)
+        whole('the number of blocks', len(ups), most=64)
+        doublings = sum(whole('ups', o, 0, 16) for o in ups)
+        if doublings > 16: raise ValueError(f"ups={tuple(ups)} doubles {doublings} times; at most 16 make sense")
         widths = [int(nf*m) for m in mults]
         if min(widths) < 1: raise ValueError(f"nf={nf} times {min(mults)} is less than one channel; raise `nf`")
         self.n_classes, self.scale, self.encode = n_classes, 2**sum(ups), encode(n_classes)

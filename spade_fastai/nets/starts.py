@@ -7,10 +7,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/starts.html.md"""
 # %% auto #0
 __all__ = ['MapStart', 'NoiseStart', 'MapNoiseStart', 'MapFieldStart']
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #64f3a4fa
+# %% ../../nbs/lib/nets/02_starts.ipynb #c735055862
 import torch
 from torch import Tensor, nn
 from ..core import *
+from ..guards import whole
 
 # %% ../../nbs/lib/nets/02_starts.ipynb #52155554
 class MapStart(nn.Module):
@@ -26,7 +27,7 @@ class MapStart(nn.Module):
     def z_shape(self, size) -> tuple: return ()
     def forward(self, cond:Cond, size, z=None): return self.fc(cond.at(size).seg)
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #5f8a45f5
+# %% ../../nbs/lib/nets/02_starts.ipynb #c928658048
 class NoiseStart(nn.Module):
     "First features from z [B,nz] by a linear layer: [B,nf,*size] (Park et al. 2019, Fig. 4)"
     def __init__(self,
@@ -36,12 +37,12 @@ class NoiseStart(nn.Module):
         size:tuple[int, int]=(4, 4),    # height and width of the first map, fixed
     ):
         super().__init__()
-        self.nz, self.size, self.nf = nz, tuple(size), nf
+        self.nz, self.size, self.nf = whole('nz', nz), tuple(whole('size', o) for o in size), nf
         self.fc = nn.Linear(nz, nf*size[0]*size[1])
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor): return self.fc(z).view(z.shape[0], self.nf, *self.size)
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #c602703316
+# %% ../../nbs/lib/nets/02_starts.ipynb #c8576753
 class MapNoiseStart(nn.Module):
     "First features from the map and z, [B,nz] repeated over the pixels or [B,nz,·,·], by a 3×3 conv: [B,nf,h,w]"
     def __init__(self,
@@ -51,7 +52,7 @@ class MapNoiseStart(nn.Module):
         size:tuple[int, int]=None,       # as in `MapStart`
     ):
         super().__init__()
-        self.nz, self.size = nz, size and tuple(size)
+        self.nz, self.size = whole('nz', nz), size and tuple(size)
         self.fc = nn.Conv2d(encode.nc + nz, nf, 3, padding=1)
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor):

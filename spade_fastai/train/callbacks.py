@@ -7,8 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/train/callbacks.html.md"""
 # %% auto #0
 __all__ = ['SampleGrid', 'DataWait']
 
-# %% ../../nbs/lib/train/08_callbacks.ipynb #c3569b83
-import random
+# %% ../../nbs/lib/train/08_callbacks.ipynb #c683969637
+import hashlib, itertools, random, threading
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from fastai.vision.all import Callback, TensorImage
-from fastcore.all import IN_NOTEBOOK
+from fastcore.all import IN_NOTEBOOK, L
+from ..guards import in_eval
 
 # %% ../../nbs/lib/train/08_callbacks.ipynb #0814a032
 @contextmanager
@@ -31,7 +32,46 @@ def random_state_kept(
         finally:
             random.setstate(py); np.random.set_state(np_)
 
-# %% ../../nbs/lib/train/08_callbacks.ipynb #7525d039
+# %% ../../nbs/lib/train/08_callbacks.ipynb #c1239293090
+_asked, _predicts, _inside = itertools.count(), threading.RLock(), set()
+
+def fresh_seed() -> int:
+    "Another seed each time, by torch's random numbers, which stay as they are"
+    now = torch.get_rng_state().numpy().tobytes() + str(next(_asked)).encode()
+    return int.from_bytes(hashlib.blake2b(now, digest_size=7).digest(), 'big')
+
+@contextmanager
+def untouched(learn):
+    "What is predicted inside leaves learner, callbacks, metrics, modes and random numbers as they were"
+    with _predicts:
+        fit_in = vars(learn).get('fit_in')               # the thread that a training runs in
+        if fit_in not in (None, threading.get_ident()):
+            raise ValueError("this learner is training in another thread; there, draw by `learn.generate`")
+        if id(learn) in _inside:
+            raise ValueError("a callback asks for a prediction in the middle of one; begin it with "
+                             "`if hasattr(self, 'gather_preds'): return`")
+        _inside.add(id(learn))
+        try:
+            with _put_back(learn): yield
+        finally: _inside.discard(id(learn))
+
+def _known(cb) -> bool: return type(cb).__module__.startswith(('fastai.', 'spade_fastai.'))
+
+@contextmanager
+def _put_back(learn):
+    rec = getattr(learn, 'recorder', None)
+    those = [learn, *learn.cbs, *learn.metrics, *(getattr(rec, k) for k in ('loss', 'smooth_loss') if hasattr(rec, k))]
+    kept, modes = [(o, dict(vars(o))) for o in those], [(m, m.training) for m in learn.model.modules()]
+    seed = fresh_seed()
+    with random_state_kept(seed):
+        random.seed(seed); np.random.seed(seed % 2**32)
+        if vars(learn).get('fit_in'): learn.cbs = L(learn.cbs).filter(_known)
+        try: yield
+        finally:
+            for o, was in kept: vars(o).clear(); vars(o).update(was)
+            for m, mode in modes: m.training = mode
+
+# %% ../../nbs/lib/train/08_callbacks.ipynb #c2447230151
 def spread_batch(dls, n:int) -> tuple:
     "A batch of `n` held-back items (or of training items where none are), evenly spread"
     dl = dls.valid if len(dls.valid) else dls.train
@@ -42,12 +82,8 @@ def spread_batch(dls, n:int) -> tuple:
 
 def draw_batch(learn, batch) -> TensorImage:
     "What the model draws for a batch in eval mode, always from the same random numbers; [B,3,H,W] on the CPU"
-    was = learn.model.training
-    learn.model.eval()
-    try:
-        with torch.no_grad(), random_state_kept(seed=0):
-            fake = learn.model(*learn._set_device(batch[:learn.dls.n_inp]))
-    finally: learn.model.train(was)
+    with torch.no_grad(), random_state_kept(seed=0):
+        fake = in_eval(learn.model)(*learn._set_device(batch[:learn.dls.n_inp]))
     return TensorImage(fake.detach().float().cpu())
 
 def renewed(handle, fig):

@@ -7,7 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/train/gan.html.md"""
 # %% auto #0
 __all__ = ['PixelLoss', 'GANLearner', 'GAN']
 
-# %% ../../nbs/lib/train/06_gan.ipynb #6b5cb721
+# %% ../../nbs/lib/train/06_gan.ipynb #c2137143013
+import threading
+from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,7 +35,7 @@ class PixelLoss(nn.Module):
     def activation(self, x): return x
     def decodes(self, x): return TensorImage(x)
 
-# %% ../../nbs/lib/train/06_gan.ipynb #e978172c
+# %% ../../nbs/lib/train/06_gan.ipynb #c1093669259
 class LossTerm(Metric):
     "One term's mean over the last training epoch, as a column"
     def __init__(self, term:str, log): self.term, self.log = term, log
@@ -61,7 +63,10 @@ class LossTerms(Callback):
     def mean(self, k): return float(self.sums[k]/self.counts[k]) if k in self.sums else None
     def state_dict(self) -> dict:
         return {k: vars(self)[k] for k in ('sums', 'counts', 'history', 'first') if k in vars(self)}
-    def load_state_dict(self, state:dict): vars(self).update(state)
+    def load_state_dict(self, state:dict):
+        for k, kind in dict(sums=dict, counts=dict, history=list, first=int).items():
+            if not isinstance(state.get(k, kind()), kind): raise ValueError(f"`{k}` is no {kind.__name__}")
+            if k in state: setattr(self, k, state[k])
 
 # %% ../../nbs/lib/train/06_gan.ipynb #7b15d733
 class GANMixedPrecision(MixedPrecision):
@@ -87,7 +92,7 @@ def refuse_what_counts_batches(learn):
         raise ValueError("fastai's MixedPrecision opens half precision once a batch, and a batch has two losses here; "
                          "call `learn.to_fp16()` or `learn.to_bf16()` instead of passing it")
 
-# %% ../../nbs/lib/train/06_gan.ipynb #d26eb13b
+# %% ../../nbs/lib/train/06_gan.ipynb #c2797033097
 def in_parts(xb, yb, bs:int) -> list:
     "Inputs, targets and share of the whole, for parts of `bs` items"
     n = len(yb[0])
@@ -96,8 +101,15 @@ def in_parts(xb, yb, bs:int) -> list:
 class GANLoop(GANStep):
     "`GANStep` with what callbacks may change: where training begins, parts of a batch, fakes that are shown twice"
     def _do_fit(self):
-        for self.epoch in range(self.checkpoint.begin() if hasattr(self, 'checkpoint') else 0, self.n_epoch):
-            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        if any(p.is_inference() for p in self.model.parameters()):
+            raise ValueError("the networks were made inside `torch.inference_mode`, so they cannot learn; make or load "
+                             "them outside of it")
+        self.fit_in = threading.get_ident()
+        try:
+            with self.checkpoint.at_work() if hasattr(self, 'checkpoint') else nullcontext(0) as first:
+                for self.epoch in range(first, self.n_epoch):
+                    self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        finally: self.fit_in = None
 
     def all_batches(self):
         self.n_iter = len(self.dl)

@@ -79,19 +79,24 @@ class FeatureMatchingLoss(nn.Module):
         pairs = [(f, r) for fs, rs in zip(fake, real, strict=True) for f, r in zip(fs[:-1], rs[:-1], strict=True)]
         return sum(F.l1_loss(_f32(f), _f32(r.detach())) for f, r in pairs)/len(fake)
 
-# %% ../../nbs/lib/train/00_losses.ipynb #94be18a9
+# %% ../../nbs/lib/train/00_losses.ipynb #c3065453769
 _vgg19 = torchvision.models.VGG19_Weights.IMAGENET1K_V1
 
 def vgg_weights_path() -> Path:
     "Where torchvision keeps, or would keep, the weights of VGG-19"
     return Path(torch.hub.get_dir())/'checkpoints'/_vgg19.url.rpartition('/')[2]
 
-class VGGMissing(RuntimeError): "VGG-19's weights can be neither found nor downloaded"
+class VGGMissing(RuntimeError): "VGG-19's weights can be neither found nor downloaded, or are damaged"
 
 def load_vgg19() -> nn.Module:
     "The convolutional part of torchvision's pretrained VGG-19; downloads 550 MB when there is no cached file"
     try: return torchvision.models.vgg19(weights=_vgg19).features
-    except OSError as e:
+    except Exception as e:
+        if (path := vgg_weights_path()).is_file():
+            why = f'{type(e).__name__}: {e}'.splitlines()[0]
+            raise VGGMissing(f"VGG-19's weights at {path} are damaged ({why}); "
+                             "delete this file, so that it is downloaded anew, or train without the perceptual loss "
+                             "(`gen_loss=dict(vgg=None)`)") from e
         raise VGGMissing(f"VGG-19's weights are not at {vgg_weights_path()} and could not be downloaded ({e}). "
                          f"Download {_vgg19.url} to that place, or train without the perceptual loss "
                          "(`gen_loss=dict(vgg=None)`)") from e

@@ -7,8 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/train/resume.html.md"""
 # %% auto #0
 __all__ = ['read_checkpoint', 'Checkpoint']
 
-# %% ../../nbs/lib/train/11_resume.ipynb #20497601
-import os, random, time, warnings, zipfile, zlib
+# %% ../../nbs/lib/train/11_resume.ipynb #c4082409983
+import json, os, random, socket, time, warnings, zipfile, zlib
+from contextlib import contextmanager
 from inspect import signature
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, Tr
 from fastai.vision.all import Callback, Optimizer, ParamScheduler, Recorder, ShowGraphCallback, to_device
 from fastcore.all import L
 from ..core import plain
+from ..guards import check_finite
 from .switchers import GANSwitcher
 
 # %% ../../nbs/lib/train/11_resume.ipynb #67f978d2
@@ -54,7 +56,7 @@ def _with_memory(learn) -> dict:
     cbs = [o for o in learn.cbs.sorted('order') if _own(o) or isinstance(o, tuple(_remembers))]
     return {o.name if o.name not in [p.name for p in cbs[:i]] else f'{o.name}_{i}': o for i, o in enumerate(cbs)}
 
-# %% ../../nbs/lib/train/11_resume.ipynb #c1243841
+# %% ../../nbs/lib/train/11_resume.ipynb #c1858961424
 def _averages(cb) -> tuple: return (cb.smooth_loss, *cb.metrics) if isinstance(cb, Recorder) else ()
 
 def _memory(cb) -> dict:
@@ -68,8 +70,12 @@ def _memory(cb) -> dict:
 
 def _set_memory(cb, state:dict):
     if _own(cb): return cb.load_state_dict(state)
-    state = dict(state)
-    for metric, numbers in zip(_averages(cb), state.pop('metrics', ()), strict=False): vars(metric).update(numbers)
+    state, known = dict(state), {'metrics', *(k for cls, ks in _remembers.items() if isinstance(cb, cls) for k in ks)}
+    if strange := set(state) - known: raise ValueError(f"{cb.name} does not remember {', '.join(sorted(strange))}")
+    for metric, numbers in zip(_averages(cb), state.pop('metrics', ()), strict=False):
+        vars(metric).update({k: v for k, v in numbers.items() if isinstance(v, (int, float, Tensor))})
+    lists = [k for k in _remembers[Recorder] if k in state and not isinstance(state[k], list)]
+    if lists: raise ValueError(f"`{lists[0]}` is no list")
     vars(cb).update(state)
 
 # %% ../../nbs/lib/train/11_resume.ipynb #924c7a88
@@ -111,16 +117,21 @@ def _unpack(o):
         return _unpack_rows(o) if '_rows' in o else {k: _unpack(v) for k, v in o.items()}
     return type(o)(map(_unpack, o)) if isinstance(o, (list, tuple)) else o
 
-# %% ../../nbs/lib/train/11_resume.ipynb #b8ecb0de
+# %% ../../nbs/lib/train/11_resume.ipynb #c974237994
 _format = 'spade_fastai checkpoint 1'
 
 def _write(state:dict, file:Path):
     new = file.with_suffix('.new')
-    with open(new, 'wb') as f:
-        torch.save(dict(_pack(state), format=_format), f)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(new, file)
+    file.parent.mkdir(parents=True, exist_ok=True)                  # somebody may have deleted it meanwhile
+    try:
+        with open(new, 'wb') as f:
+            torch.save(dict(_pack(state), format=_format), f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(new, file)
+    except (OSError, RuntimeError) as e:                            # torch says a full disk in words of its own
+        new.unlink(missing_ok=True)
+        raise OSError(f"cannot write the checkpoint {file} ({e}); make room there, or pass another folder") from e
 
 def read_checkpoint(
     file  # written by `Checkpoint`
@@ -136,7 +147,13 @@ def read_checkpoint(
         raise ValueError(f"{file} is damaged or no checkpoint ({why}); delete it to go on from the one before") from e
     if not isinstance(state, dict) or state.get('format') != _format:
         raise ValueError(f"{file} was not written by `Checkpoint` of this version of the library; pass another folder")
-    return _unpack(state)
+    try: return _unpack(state)
+    except Exception as e: raise _odd(file, 'callbacks', e) from e
+
+def _odd(file, entry:str, why) -> ValueError:
+    why = f'{type(why).__name__}: {why}' if isinstance(why, Exception) else why
+    return ValueError(f"{file} was changed by hand or by another program: its entry '{entry}' is not what `Checkpoint` "
+                      f"writes ({why}); delete it to go on from the one before")
 
 # %% ../../nbs/lib/train/11_resume.ipynb #15d5cd06
 def _names(o) -> str:
@@ -158,7 +175,7 @@ def _schedule(learn) -> list:
     scheds = [f for cb in learn._grab_cbs(ParamScheduler) for f in cb.scheds.values()]
     return [np.asarray(f(p), float).ravel().tolist() for f in scheds for p in np.linspace(0, .99, 12)]
 
-# %% ../../nbs/lib/train/11_resume.ipynb #b786c838
+# %% ../../nbs/lib/train/11_resume.ipynb #c4204808287
 def _plan(learn) -> dict:
     "What must be the same when a training goes on, in words that an error can use"
     dls = learn.dls
@@ -184,8 +201,22 @@ def _other_plan(now:dict, then:dict) -> list:
     bad = [f"{k} was {then.get(k)}, is {now[k]}" for k in now if then.get(k) != now[k]]
     return [o if len(o) < 200 else o.split(' was ')[0] + ' is another' for o in bad]
 
+_entries = dict(epoch=int, batch=int, plan=dict, random=dict, model=dict, opt=dict, losses=dict, learner=dict,
+                scaler=dict, callbacks=dict)
+
+def _check_entries(state:dict, file):
+    "Raise ValueError unless what `file` holds has the entries that `Checkpoint` writes, and finite weights"
+    for k, kind in _entries.items():
+        if type(state.get(k)) is not kind: raise _odd(file, k, f"{state.get(k)!r:.40} is no {kind.__name__}")
+    if not all(isinstance(v, Tensor) for v in state['model'].values()): raise _odd(file, 'model', 'not only tensors')
+    begun = dict if state['batch'] else (dict, type(None))
+    if not isinstance(state.get('start'), begun): raise _odd(file, 'start', 'no random numbers')
+    check_finite(file, state['model'].items())
+
+# %% ../../nbs/lib/train/11_resume.ipynb #c2544583015
 def _check_same(learn, state:dict, file):
     "Raise ValueError unless `file`, which holds `state`, is of this training"
+    _check_entries(state, file)
     if bad := _other_plan(_plan(learn), state['plan']):
         raise ValueError(f"{file} is of another training: {'; '.join(bad)}. "
                          "Call `fit` with the arguments and data of then, or pass another folder to start afresh")
@@ -194,14 +225,33 @@ def _check_same(learn, state:dict, file):
         raise ValueError(f"{file} is of other networks: {', '.join(bad[:3])} and {max(len(bad) - 3, 0)} more are "
                          "missing or of another shape; make the networks as then, or pass another folder")
     if bad := set(_with_memory(learn)) ^ set(state['callbacks']):
-        raise ValueError(f"{file} is of a training with other callbacks: {', '.join(sorted(bad))} was there and is not "
-                         "now, or the reverse; pass the same, or another folder")
+        raise ValueError(f"{file} is of a training with other callbacks: {', '.join(sorted(map(str, bad)))} was there "
+                         "and is not now, or the reverse; pass the same, or another folder")
+    for k, most in dict(epoch=learn.n_epoch, batch=len(learn.dls.train)).items():
+        if not 0 <= state[k] <= most: raise _odd(file, k, f'{state[k]} is not in 0..{most}')
 
-# %% ../../nbs/lib/train/11_resume.ipynb #dae11c84
+# %% ../../nbs/lib/train/11_resume.ipynb #c3409666615
+def _stamps(learn) -> list:
+    "(path, size, time of the last change) of all files of the data set, in order"
+    def paths(o):
+        if isinstance(o, (list, tuple, L)): return [p for x in o for p in paths(x)]
+        return [o] if isinstance(o, (str, os.PathLike)) else []
+    found = paths([getattr(o.dataset, 'items', ()) for o in learn.dls.loaders])
+    stats = [os.stat(o) if os.path.isfile(o) else None for o in found]
+    return [(o, *((s.st_size, s.st_mtime_ns) if s else (-1, -1))) for o, s in zip(found, stats, strict=True)]
+
+def _warn_of_files(now:list, then, file):
+    "Say so where files of the data set have another size or time than when `file` was written"
+    if not isinstance(then, Tensor) or then.shape != (len(now), 2): return
+    changed = [o for (o, *stamp), t in zip(now, then.tolist(), strict=True) if stamp != t]
+    if changed:
+        warnings.warn(f"{len(changed)} of {len(now)} files of the data set have another size or time than when {file} "
+                      f"was written, first {changed[0]}; if what is in them has changed, begin anew in another folder")
+
 def _warn_of_threads(learn, state:dict, file):
     "Say so where torch's number of threads forbids that the training goes on bit for bit"
     now, on_cpu = torch.get_num_threads(), next(learn.model.parameters()).device.type == 'cpu'
-    if on_cpu and (then := state.get('threads', now)) != now:
+    if on_cpu and isinstance(then := state.get('threads', now), int) and then != now:
         warnings.warn(f"{file} was written by torch with {then} threads, there are {now} now, so sums will differ in "
                       "their last bits; to go on bit for bit, stop and call "
                       f"`torch.set_num_threads({then})` first")
@@ -229,29 +279,102 @@ def _from_batch(
         dl.sample = sample
         yield from enumerate(dl, n)
 
-# %% ../../nbs/lib/train/11_resume.ipynb #1591d449
+# %% ../../nbs/lib/train/11_resume.ipynb #c1240312365
+_losses, _counted = ('gen_loss_func', 'crit_loss_func'), ('train_iter', 'pct_train', 'last_loss', 'smooth_loss')
+
 def _capture(learn) -> dict:
     "All that the next batch depends on, but for where we are"
-    funcs = {k: getattr(learn, k) for k in ('gen_loss_func', 'crit_loss_func')}
-    counted = [k for k in ('train_iter', 'pct_train', 'last_loss', 'smooth_loss') if hasattr(learn, k)]
+    funcs = {k: getattr(learn, k) for k in _losses}
+    counted = [k for k in _counted if hasattr(learn, k)]
     return dict(random=_random_state(learn), model=learn.model.state_dict(), opt=learn.opt.state_dict(),
                 losses={k: f.state_dict() for k, f in funcs.items() if isinstance(f, nn.Module)},
                 learner={k: getattr(learn, k) for k in counted}, threads=torch.get_num_threads(),
                 scaler=learn.scaler.state_dict() if hasattr(learn, 'mixed_precision') else {},
                 callbacks={k: _memory(cb) for k, cb in _with_memory(learn).items()})
 
-def _restore(learn, state:dict, random_state:dict):
+def _set_learner(learn, counted:dict, device):
+    if strange := set(counted) - set(_counted): raise ValueError(f"{', '.join(map(str, strange))} is not counted")
+    if type(n := counted.get('train_iter', 0)) is not int or n < 0: raise ValueError(f'train_iter is {n!r:.40}')
+    for k, v in counted.items(): setattr(learn, k, to_device(v, device) if k == 'last_loss' else v)
+
+def _set_opt(learn, state:dict, device):
+    opt = learn.opt
+    if isinstance(opt, Optimizer): return opt.load_state_dict(to_device(state, device))
+    numbers = lambda groups: [{k: type(v) for k, v in o.items() if k != 'params'} for o in groups]
+    was = numbers(opt.opt.param_groups)
+    opt.load_state_dict(state)
+    for old, new in zip(was, numbers(opt.opt.param_groups), strict=True):
+        if odd := [k for k in old if new.get(k) not in (old[k], int, float, type(None))]: raise ValueError(f'{odd[0]}')
+    for p, o in opt.opt.state.items():
+        odd = [k for k, v in o.items() if isinstance(v, Tensor) and v.ndim and v.shape != p.shape]
+        if odd: raise ValueError(f'{odd[0]} has another shape than its weight')
+
+def _restore(learn, state:dict, random_state:dict, file):
     "Put back what `_capture` took, and the random numbers last"
     device = next(learn.model.parameters()).device
-    learn.model.load_state_dict(state['model'])
-    learn.opt.load_state_dict(to_device(state['opt'], device) if isinstance(learn.opt, Optimizer) else state['opt'])
-    for k, o in state['losses'].items(): getattr(learn, k).load_state_dict(o)
-    for k, v in state['learner'].items(): setattr(learn, k, to_device(v, device) if k == 'last_loss' else v)
-    if state['scaler']: learn.scaler.load_state_dict(state['scaler'])
-    for k, cb in _with_memory(learn).items(): _set_memory(cb, state['callbacks'][k])
-    _set_random_state(learn, random_state)
+    steps = dict(
+        model=lambda: learn.model.load_state_dict(state['model']),
+        opt=lambda: _set_opt(learn, state['opt'], device),
+        losses=lambda: [getattr(learn, k).load_state_dict(o) for k, o in state['losses'].items() if k in _losses],
+        learner=lambda: _set_learner(learn, state['learner'], device),
+        scaler=lambda: state['scaler'] and learn.scaler.load_state_dict(state['scaler']),
+        callbacks=lambda: [_set_memory(cb, state['callbacks'][k]) for k, cb in _with_memory(learn).items()],
+        random=lambda: _set_random_state(learn, random_state))
+    for entry, put_back in steps.items():
+        try: put_back()
+        except Exception as e:
+            raise _odd(file, 'start' if entry == 'random' and random_state is state['start'] else entry, e) from e
 
-# %% ../../nbs/lib/train/11_resume.ipynb #8a80ccd8
+# %% ../../nbs/lib/train/11_resume.ipynb #c3266433229
+def _born(pid) -> str:
+    "When process `pid` began, in the system's ticks; '' for one that has ended, or where the system does not say"
+    try: words = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    except OSError: return ''
+    return '' if words[0] in 'ZX' else words[19]
+
+def _runs(who:dict) -> bool:
+    "Whether the process that wrote a lock may still run"
+    if who.get('host') != socket.gethostname() or not isinstance(who.get('pid'), int): return True     # nobody can say
+    if Path('/proc/self/stat').exists(): return _born(who['pid']) == who.get('born')
+    try: return os.name == 'nt' or os.kill(who['pid'], 0) is None
+    except ProcessLookupError: return False
+    except PermissionError: return True
+
+# %% ../../nbs/lib/train/11_resume.ipynb #c353982269
+_held = set()   # locks of the trainings of this process
+
+def _read_lock(lock:Path) -> dict:
+    try: who = json.loads(lock.read_text())
+    except (OSError, ValueError): return {}
+    return who if isinstance(who, dict) else {}
+
+def _take(lock:Path, me:dict):
+    "Write `lock`; raises ValueError where a training holds it that may still run"
+    who = _read_lock(lock) if lock.exists() else None
+    ended = who is not None and (who == me and lock not in _held or who != me and not _runs(who))
+    if ended: lock.unlink(missing_ok=True)
+    try:
+        with open(lock, 'x') as f: json.dump(me, f)
+    except FileExistsError:
+        who = _read_lock(lock)
+        raise ValueError(f"another training is at work in {lock.with_suffix('')} (process {who.get('pid', '?')} on "
+                         f"{who.get('host', '?')}); wait for its end, pass another folder, or, if it is no more, "
+                         f"delete {lock}") from None
+
+@contextmanager
+def only_one(folder:Path):
+    "Inside, no other training may enter that uses `folder`"
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock, me = Path(f'{folder}.lock'), dict(pid=os.getpid(), host=socket.gethostname(), born=_born(os.getpid()))
+    _take(lock, me)
+    _held.add(lock)
+    try: yield
+    finally:
+        _held.discard(lock)
+        if _read_lock(lock) == me: lock.unlink(missing_ok=True)
+
+# %% ../../nbs/lib/train/11_resume.ipynb #c849389929
 class CheckpointWriter(Callback):
     "Base: writes all that a training needs to go on exactly, every so often"
     order, run_valid = 1000, False     # when all others are done
@@ -286,11 +409,12 @@ class CheckpointWriter(Callback):
     def save(self, epoch:int, batch:int):
         "Write where we are: to go on with `batch` of `epoch`"
         state = dict(epoch=epoch, batch=batch, plan=self.plan, start=self.start, **_capture(self.learn))
+        if self.stamps: state['stamps'] = torch.tensor([o[1:] for o in self.stamps], dtype=torch.int64)
         _write(state, self.folder/f'batch_{self.train_iter:09d}.ckpt')
-        for old in self.files[:-self.keep]: old.unlink()
+        for old in self.files[:-self.keep]: old.unlink(missing_ok=True)
         self.written = time.monotonic()
 
-# %% ../../nbs/lib/train/11_resume.ipynb #6e13d2d2
+# %% ../../nbs/lib/train/11_resume.ipynb #c1611402674
 def _use_folder(folder:Path, files:list, resume:bool):
     "Make the folder, clear what was never finished; raises ValueError where another training would be overwritten"
     if files and not resume:
@@ -303,13 +427,14 @@ def _go_on(learn, state:dict, file:Path):
     "Put the learner where `file` was written, and the rows of the epochs behind us into its table"
     _check_same(learn, state, file)
     _warn_of_threads(learn, state, file)
+    _warn_of_files(learn.checkpoint.stamps, state.get('stamps'), file)
     for dl in learn.dls.loaders: getattr(dl, 'n_inp', None)    # fastai looks at an item to know; it has done so then
-    _restore(learn, state, state['random'])
+    _restore(learn, state, state['random'], file)
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
     if mbar: mbar.update(0)                                    # a bar must begin before it can jump
     for i, row in enumerate(learn.recorder.values): learn.logger([i, *row, ''][:len(learn.recorder.metric_names)])
 
-# %% ../../nbs/lib/train/11_resume.ipynb #baebd5b6
+# %% ../../nbs/lib/train/11_resume.ipynb #c3496243894
 class Checkpoint(CheckpointWriter):
     "Writes all that a training needs to go on exactly, and goes on from it"
     def __init__(self,
@@ -328,14 +453,23 @@ class Checkpoint(CheckpointWriter):
         if not self.active: return 0
         _use_folder(self.folder, self.files, self.resume)
         self.plan, self.start, self.first, self.written = _plan(self.learn), None, 0, time.monotonic()
+        self.stamps = _stamps(self.learn)
         if not self.files: return 0
-        self.state = read_checkpoint(self.files[-1])
-        _go_on(self.learn, self.state, self.files[-1])
+        self.file = self.files[-1]
+        self.state = read_checkpoint(self.file)
+        _go_on(self.learn, self.state, self.file)
         return self.state['epoch']
+
+    @contextmanager
+    def at_work(self):
+        "While this training runs no other one may use the folder; gives the epoch to begin with"
+        if hasattr(self.learn, 'lr_finder'): yield self.begin()
+        else:
+            with only_one(self.folder): yield self.begin()
 
     def before_train(self):
         if not self.active: return
-        if self.state and self.state['batch']: _restore(self.learn, self.state, self.state['start'])
+        if self.state and self.state['batch']: _restore(self.learn, self.state, self.state['start'], self.file)
         self.start = _random_state(self.learn)
         self.first = self.train_iter - (self.state['batch'] if self.state else 0)
 

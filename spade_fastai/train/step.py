@@ -7,14 +7,16 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/train/step.html.md"""
 # %% auto #0
 __all__ = ['GAN', 'gan_adam', 'GANStep']
 
-# %% ../../nbs/lib/train/05_step.ipynb #ecaa828a
+# %% ../../nbs/lib/train/05_step.ipynb #c2571794136
 from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 from fastai.learner import CastToTensor
-from fastai.vision.all import CancelBackwardException, CancelStepException, Learner, OptimWrapper
+from fastai.vision.all import (
+    CancelBackwardException, CancelFitException, CancelStepException, Learner, OptimWrapper, TerminateOnNaNCallback)
 from fastcore.all import L
 from ..core import inputs_of, plain
+from ..guards import check_finite, not_finite
 from .losses import by_name
 
 # %% ../../nbs/lib/train/05_step.ipynb #01e3bc02
@@ -76,7 +78,7 @@ def gan_splitter(model:GAN) -> list:
     critic = set(model.critic.parameters())
     return [L(p for p in model.parameters() if p not in critic), L(model.critic.parameters())]
 
-# %% ../../nbs/lib/train/05_step.ipynb #09860796
+# %% ../../nbs/lib/train/05_step.ipynb #c2562866706
 def gan_adam(
     params,              # parameter groups
     lr=1e-4,             # one rate, or a slice or list of one a group
@@ -85,7 +87,8 @@ def gan_adam(
     eps:float=1e-8,      # added to the root of the second moment
 ) -> OptimWrapper:
     "torch's Adam with betas (0, 0.9) and no weight decay"
-    opt = OptimWrapper(params, torch.optim.Adam, lr=0., betas=(float(mom), float(sqr_mom)), eps=eps, fused=True)
+    how = dict(betas=(float(mom), float(sqr_mom)), eps=eps, fused=True, foreach=False)
+    opt = OptimWrapper(params, torch.optim.Adam, lr=0., **how)
     opt.set_hypers(lr=lr)
     return opt
 
@@ -124,7 +127,35 @@ def checked(turns) -> tuple:
         raise ValueError(f"learn.turns has {sorted(bad)}; it must be a tuple of 'generator' and 'critic'")
     return turns
 
-# %% ../../nbs/lib/train/05_step.ipynb #a281410a
+# %% ../../nbs/lib/train/05_step.ipynb #c3041708409
+LARGEST = 1e8   # a loss of networks that learn is far below
+
+def sound(loss:Tensor, batch) -> bool:
+    "Whether `loss` is below `LARGEST` and no number in the tensors of `batch` is NaN or infinite"
+    for o in batch:
+        if isinstance(o, Tensor) and o.is_floating_point(): loss = loss + 0*plain(o).detach().sum(dtype=torch.float32)
+    return bool(loss.detach().abs() < LARGEST)
+
+def whence(learn) -> str:
+    "Where numbers that are not finite come from, and the cure"
+    named = {**{f'input {i}': o for i, o in enumerate(learn.xb)}, 'the pictures': learn.yb[0]}
+    if bad := not_finite(named.items()):
+        return f"{bad} of the batch holds NaN or infinite numbers; look for them in the data"
+    rates = ', '.join(f"{float(h['lr']):.3g}" for h in learn.opt.hypers)
+    cure = f"lower the learning rate (now {rates}), and begin from weights of before"
+    bad = not_finite([*learn.model.named_parameters(), *learn.model.named_buffers()])
+    return f"{bad} holds NaN or infinite numbers by now; {cure}" if bad else f"the weights are finite; {cure}"
+
+def refuse_nonsense(learn, terms:dict):
+    "Raises ValueError unless the loss of this turn, and the batch, are numbers to learn from"
+    if sound(learn.loss_grad, (*learn.xb, *learn.yb)): return
+    if hasattr(learn, 'lr_finder'): raise CancelFitException()
+    if any(isinstance(o, TerminateOnNaNCallback) for o in learn.cbs): return
+    bad = ', '.join(f'{k} is {float(v):.3g}' for k, v in terms.items() if not abs(float(v)) < LARGEST)
+    raise ValueError(f"training stopped at batch {learn.iter} of epoch {learn.epoch} (counted from 0), in the "
+                     f"{learn.who}'s turn: {bad or 'the batch is not finite'}; {whence(learn)}")
+
+# %% ../../nbs/lib/train/05_step.ipynb #c269989044
 class GANStep(Learner):
     "A `Learner` that trains the networks of its `model`, a `GAN`, in turns: `learn.turns` names them in order"
     def __init__(self, dls, model, gen_loss_func, crit_loss_func, weights=None, **kwargs):
@@ -133,8 +164,16 @@ class GANStep(Learner):
         super().__init__(dls, model, **kwargs)
         self.remove_cb(CastToTensor)
 
+    def _do_epoch_train(self):
+        super()._do_epoch_train()
+        if not hasattr(self, 'lr_finder') and not self._grab_cbs(TerminateOnNaNCallback):
+            check_finite(f'the model after epoch {self.epoch}', self.model)
+
     def _do_one_batch(self):
         if not self.training or not len(self.yb): return super()._do_one_batch()
+        if not torch.is_grad_enabled():
+            raise ValueError("gradients are switched off (by `torch.no_grad`, `set_grad_enabled(False)` or "
+                             "`inference_mode`), so nothing would be learned; train outside of it")
         self.terms = {}
         for self.who in checked(self.turns): self._turn()
         self.loss = self.last_loss.get('generator', self.loss)
@@ -154,6 +193,7 @@ class GANStep(Learner):
             terms = turn_terms(self, share)
             self('after_pred')
             self.loss_grad = sum(terms.values())
+        refuse_nonsense(self, terms)
         self.loss = self.loss_grad.detach().clone()
         self('after_loss')
         if self.loss_grad.requires_grad: self._with_events(self._backward, 'backward', CancelBackwardException)

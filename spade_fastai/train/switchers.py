@@ -10,7 +10,7 @@ __all__ = ['GANSwitcher', 'BothOnEachBatch', 'FixedGANSwitcher', 'AdaptiveGANSwi
 # %% ../../nbs/lib/train/03_switchers.ipynb #c2312d17
 from fastai.vision.all import Callback
 
-# %% ../../nbs/lib/train/03_switchers.ipynb #d2f445da
+# %% ../../nbs/lib/train/03_switchers.ipynb #c207925124
 class GANSwitcher(Callback):
     "Base: sets `learn.turns`, who is trained on the batch to come: 'generator', 'critic' or both, in order"
     run_valid = False
@@ -18,7 +18,9 @@ class GANSwitcher(Callback):
     def before_batch(self): self.learn.turns = self.turns()
     def state_dict(self) -> dict:   # what it counts
         return {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str)) and not hasattr(Callback, k)}
-    def load_state_dict(self, state:dict): vars(self).update(state)
+    def load_state_dict(self, state:dict):
+        counts = {k: v for k, v in state.items() if isinstance(v, (int, float, str)) and not hasattr(type(self), k)}
+        vars(self).update(counts)
 
 class BothOnEachBatch(GANSwitcher):
     "Generator, then critic on a fresh fake, on each batch: the recipe of the official code"

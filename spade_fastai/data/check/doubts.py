@@ -7,12 +7,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/doubts.html.md"
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c586622090
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c1091527126
 import re
 from collections import Counter, defaultdict
 from fastai.vision.all import L, first
 from ..files import first_few
-from .findings import Finding, share, spread
+from .look import below
+from .findings import Finding, by_values, share, spread
 
 # %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2318546320
 class Seen:
@@ -54,6 +55,17 @@ def _far_ids(s):
         yield Finding('warning', f"value {v} is class {s.reader.codes[v]!r} here, but is far from the others and often "
                                  f"means don't-care; pass `ignore={v}` if so")
 
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c1920064878
+def _ignore_of_colors(s):
+    "Values of don't-care in masks that are read by their colours, where they mean nothing"
+    if not s.reader.table: return
+    of_colors = [o for o in s.looks if o.ids and not by_values(o, s.reader)]
+    for v in set(L(s.reader.ignore)) - set(s.reader.table.values()):
+        if not (there := [o for o in of_colors if v in o.values and v not in o.palette]): continue
+        yield Finding('note', f"`ignore={v}` has no effect on {len(there)} masks, which hold this value but are read "
+                              f"by their colours; if the colour ({v}, {v}, {v}) means don't-care, say so in a `table`",
+                      [o.mask for o in there])
+
 # %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2253459279
 def palettes_differ(looks):
     "An error if palette files give an index different colours"
@@ -67,20 +79,22 @@ def palettes_differ(looks):
                                    f"`table={{(r,g,b): id}}`", [o.mask])
             return
 
-# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2040948755
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c227723880
 def _palettes(s):
     if not s.reader.table: yield from palettes_differ(s.looks)
 
 def _second_colors(s):
     "Colours that share a class with an earlier one"
-    table = s.reader.table or {}
-    for c,i in table.items():
-        if i >= s.reader.n_classes or c == first(k for k,v in table.items() if v == i): continue
-        if where := [(o, o.colors[c]) for o in s.looks if o.colors.get(c)]:
-            what = f"colour {c}, a second one of class {i} ({s.reader.codes[i]}),"
-            yield spread(what, where, s.total, "fine, if that is meant", 'note')
+    table, where = s.reader.table or {}, defaultdict(list)
+    firsts = set({i: c for c,i in reversed(table.items())}.values())
+    for o in s.looks:
+        for c,n in o.colors.items():
+            if table.get(c, s.reader.n_classes) < s.reader.n_classes and c not in firsts: where[c].append((o, n))
+    for c,w in where.items():
+        what = f"colour {c}, a second one of class {table[c]} ({s.reader.codes[table[c]]}),"
+        yield spread(what, w, s.total, "fine, if that is meant", 'note')
 
-# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2212862437
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c2587957265
 def _copies(s):
     "Images that are byte for byte the same"
     of = defaultdict(list)
@@ -89,8 +103,8 @@ def _copies(s):
     if not same: return
     extra, (a, b) = [x.image for o in same for x in o[1:]], same[0][:2]
     are = 's are byte for byte copies of others' if len(extra) > 1 else ' is a byte for byte copy of another'
-    yield Finding('warning', f"{len(extra)} image{are}, such as {'/'.join(b.image.parts[-2:])} of "
-                             f"{'/'.join(a.image.parts[-2:])}; a copy in both parts of the split makes validation too "
+    yield Finding('warning', f"{len(extra)} image{are}, such as {below(b.image, b.root)} of "
+                             f"{below(a.image, a.root)}; a copy in both parts of the split makes validation too "
                              f"good: keep one of each", extra)
 
 def _empty(s):
@@ -149,9 +163,9 @@ def _sizes(s):
         yield Finding('note', f"pictures have {len(sizes)} sizes, from {low} to {high} (width x height); `size=` "
                               f"brings them into one batch")
 
-# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c6225883
-DOUBTS = [_nobody, _one_class, _far_ids, _palettes, _copies, _empty, _nodata_as_class, _second_colors, _nearly_one,
-          _rare, _modes, _sizes]
+# %% ../../../nbs/lib/data/check/03_doubts.ipynb #c3828770381
+DOUBTS = [_nobody, _one_class, _far_ids, _ignore_of_colors, _palettes, _copies, _empty, _nodata_as_class,
+          _second_colors, _nearly_one, _rare, _modes, _sizes]
 
 def doubts(seen):
     "Warnings and notes about masks that can be read"

@@ -7,24 +7,28 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/findings.html.m
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c2064423850
-from collections import Counter, defaultdict
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c2735140604
+from collections import defaultdict
 from dataclasses import dataclass, field
 import numpy as np
-from fastai.vision.all import L, first
+from fastai.vision.all import L, Path, first
+from scipy.spatial import cKDTree
+from ...palette import printable
 from ..files import NO_VALUE, first_few
-from ..masks import nearest_color
-from .look import kind_of
+from .look import below, kind_of
 from .cures import USUAL_IGNORE
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c3535616445
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c600177951
 @dataclass
 class Finding:
     "Something worth saying about the folder"
     level:str        # 'error': it would not load, or load wrongly; 'warning': it loads, but look at it; 'note'
     text:str         # what, where, and the cure
     files:list=field(default_factory=list)
+    def __post_init__(self): self.text = printable(self.text)
 
+def pixels(look): return sum(look.values.values()) or sum(look.colors.values()) or int(np.prod(look.size or 0))
+def pixels_of(looks): return max(1, sum(map(pixels, looks)))
 def share(n): return f"{n:.1%}" if n >= .001 else f"{n:.1g}".replace('e-0', 'e-') if n else '0 %'
 
 def spread(what, where, total, cure, level='error'):
@@ -32,25 +36,28 @@ def spread(what, where, total, cure, level='error'):
     o, n = max(where, key=lambda x: x[1])
     px = sum(x for _,x in where)
     return Finding(level, f"{what} is in {len(where)} file{'s'*(len(where)>1)}, {share(px/total)} of all pixels, "
-                          f"most in {o.name} ({share(n/max(1, np.prod(o.size)))} of it); {cure}",
+                          f"most in {o.name} ({share(n/max(1, pixels(o)))} of it); {cure}",
                    [x.mask for x,_ in where])
 
-def pixels_of(looks): return max(1, sum(int(np.prod(o.size)) for o in looks if o.size))
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c1081552383
+COUNTED = 'id', 'color'     # kinds of error that `unnamed` counts, value by value
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c572110748
-COUNTED = 'id', 'color', 'no_table'     # kinds of error that `unnamed` counts, value by value
+def topic(look, e):
+    "What an error is about: its kind, and whether masks, images or instance maps are meant"
+    file = str(getattr(e, 'file', None))
+    return kind_of(e) or str(e), first(k for k in ('image', 'instances', 'mask') if str(getattr(look, k)) == file)
 
-def grouped(looks):
-    "The errors of all looks, as one finding for each kind"
+def grouped(looks, known=()):
+    "The errors of all looks, as one finding for each topic that is not `known`"
     groups = defaultdict(list)
     for o in looks:
         for e in o.errors:
-            of_image = str(getattr(e, 'file', None)) == str(o.image)
-            if kind_of(e) not in COUNTED: groups[kind_of(e) or str(e), of_image].append((o, e))
+            if kind_of(e) not in COUNTED and topic(o, e) not in known: groups[topic(o, e)].append((o, e))
     for es in groups.values():
-        others = [o.name for o,_ in es[1:]]
+        files = [Path(getattr(e, 'file', None) or o.mask) for o,e in es]
+        others = [below(f, o.root) for f,(o,_) in zip(files[1:], es[1:], strict=True)]
         more = f" (and {len(others)} more files: {first_few(others)})" if others else ''
-        yield Finding('error', f'{es[0][1]}{more}', [o.mask for o,_ in es])
+        yield Finding('error', f'{es[0][1]}{more}', files)
 
 # %% ../../../nbs/lib/data/check/02_findings.ipynb #c1062994501
 class Unnamed:
@@ -67,7 +74,7 @@ class Unnamed:
         self.nodata = {o.nodata for w in where.values() for o,_ in w}
         self.step = int(np.gcd.reduce([v for v in self.seen if v > 0] or [1]))
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c1641384663
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c2444733367
 def _from_one(u):
     "Ids that count from 1"
     if u.ids is not None or u.mine[0] < 1 or u.mine[-1] != u.n: return
@@ -75,9 +82,12 @@ def _from_one(u):
             dict(ids=dict(enumerate(u.codes, 1))))
 
 def _black_and_white(u):
-    "0 and 255, for two classes"
+    "0 and 255, for two classes; a table that has black or white says which is which"
     if u.ids is not None or u.n != 2 or set(u.seen) != {0, 255}: return
-    ids = dict(zip((0, 255), u.codes, strict=True))
+    table = u.reader.table or {}
+    black = first(i for i in (table.get((0, 0, 0)), 1 - table.get((255, 255, 255), 2)) if i in (0, 1))
+    if black is None and {(0, 0, 0), (255, 255, 255)} & set(table): return                 # it means don't-care
+    ids = {0: u.codes[black or 0], 255: u.codes[1 - (black or 0)]}
     return 255, f"black and white masks: pass `ids={ids}`", dict(ids=ids)
 
 def _multiples(u):
@@ -119,10 +129,10 @@ def _nameless(u, names, total):
         found.append(Finding('error', f"and {len(names) - 6} more values without a name: {more}"))
     return found, dict(ids={**known, **new}, codes=[*u.codes, *new.values()])
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c3674401235
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c1463705540
 def _values_cure(u, total):
     "Findings about values without a name, and the options of `MaskReader` that read them"
-    if got := first(filter(None, (f(u) for f in _PATTERNS))):
+    if got := first(o for f in _PATTERNS if (o := f(u)) and o[0] in u.where):
         value, cure, kw = got
         return [spread(f"value {value}", u.where[value], total, cure)], kw
     odd = [v for v in u.where if v < 0 or v in u.nodata or v in USUAL_IGNORE and v > u.n]
@@ -131,11 +141,11 @@ def _values_cure(u, total):
     more, named = _nameless(u, names, total) if names else ([], {})
     return found + more, {**kw, **named}
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c2619569311
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c2809549184
 def _many_colors(where, reader, total):
     "A finding about masks that were smoothed, and the tolerance with which they can be read"
     px = sum(n for w in where.values() for _,n in w)
-    far = int(nearest_color(np.array(list(where)), np.array(list(reader.table)))[1].max())
+    far = int(cKDTree(list(reader.table)).query(list(where), p=np.inf)[0].max())
     files = {o.name: o for w in where.values() for o,_ in w}
     said = (f"{len(where)} colours that are not in the table, in {len(files)} files ({first_few(list(files), 3)}), "
             f"{share(px/total)} of all pixels: antialiased, or once saved as JPEG; make the masks anew, or read the "
@@ -152,37 +162,30 @@ def _colors_cure(where, reader, total):
     found = [spread(f"colour {c}", w, total, cure(c)) for c,w in where.items()]
     return found, dict(table={**reader.table, **{c: ign for c in where}}, ignore=reader.ignore if ignored else ign)
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c498179880
-def _unknown_colors(look, reader):
-    "The colours of a mask that `reader` does not know; None if it is read by its values"
-    palette = look.mode.endswith(' P')
-    if not reader.table or not (palette or look.colors and not look.values): return None
-    if not look.colors: return []
-    known = nearest_color(np.array(list(look.colors)), np.array(list(reader.table)))[1] <= reader.tolerance
-    if palette and not known.any(): return None
-    return [c for c,k in zip(look.colors, known, strict=True) if not k]
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c1923465792
+def _count(look, v):
+    "How many pixels of a mask have the value or colour `v`, as far as we have counted them"
+    grey = isinstance(v, tuple) and len(set(v)) == 1
+    return look.colors.get(v) or look.values.get(v[0] if grey else v) or 1
 
-def _has_name(v, look, reader):
-    "Does `reader` know value `v` of a mask?"
-    ignored = set(L(reader.ignore))
-    if v in ignored or ignored and v in (NO_VALUE, look.nodata): return True
-    if not reader.ids: return 0 <= v < reader.n_classes
-    return min(abs(v - k) for k in reader.ids) <= reader.tolerance
+def by_values(look, reader):
+    "Has `reader` read a mask by its values?"
+    kinds = {kind_of(e) for e in look.errors}
+    if not reader.table or kinds & set(COUNTED): return 'color' not in kinds
+    return all(look.values.get(i) == n for i,n in look.ids.items() if i < reader.n_classes)
 
-# %% ../../../nbs/lib/data/check/02_findings.ipynb #c220818335
+# %% ../../../nbs/lib/data/check/02_findings.ipynb #c1372896859
 def unnamed(
     looks,   # list of `Look`
     reader,  # a `MaskReader`
 ) -> tuple:  # findings; the options of `MaskReader` that cure them
     "What masks hold that `reader` has no name for"
-    values, colors, every, total = defaultdict(list), defaultdict(list), Counter(), pixels_of(looks)
+    where, total = dict(id=defaultdict(list), color=defaultdict(list)), pixels_of(looks)
     for o in looks:
-        cols = _unknown_colors(o, reader)
-        for c in cols or (): colors[c].append((o, o.colors[c]))
-        if cols is not None: continue
-        every.update(o.values)
-        for v,n in o.values.items():
-            if not _has_name(v, o, reader): values[v].append((o, n))
+        for e in o.errors:
+            for v in e.value if kind_of(e) in COUNTED else (): where[e.kind][v].append((o, _count(o, v)))
+    values, colors = where['id'], where['color']
+    every = {v for o in looks if by_values(o, reader) for v in o.values}
     found, kw = _values_cure(Unnamed(values, every, reader), total) if values else ([], {})
     more, by_color = _colors_cure(colors, reader, total) if colors else ([], {})
     return found + more, {**kw, **by_color}

@@ -7,18 +7,47 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/look.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/00_look.ipynb #c2654109189
-import hashlib
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c3596673454
+import hashlib, os
+from collections import Counter
+from copy import copy
 from dataclasses import dataclass, field
 import numpy as np
 from fastai.vision.all import Image, Path
+from ..errors import *
 from ..errors import about
+from ..grids import *
+from ..raster import *
 from ..files import AlignedMask, beyond_pillow, is_numpy, load_array, nodata_of, opened
-from ..masks import LOSSY, distinct, flat_mask, mask_values, pack_rgb, unpack_rgb
+from ..masks import LOSSY, flat_mask, mask_values, pack_rgb, unpack_rgb
 from ..images import *
 from ..headers import header_size, same_ground, same_size
+from ..readers import *
 
-# %% ../../../nbs/lib/data/check/00_look.ipynb #c4099916635
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c162742293
+def below(file, root):
+    "The path of a file below the folder `root`, as messages and `skip=` have it"
+    file = Path(file)
+    return file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else file.as_posix()
+
+def check_file(fn, what):
+    "Raises `MaskError` for what is no file: a link that leads nowhere, a folder, a pipe"
+    if fn.is_file(): return
+    if fn.is_symlink():
+        msg = f"{what} {fn} is a link to {os.readlink(fn)}, which is not there; add that file or remove the link"
+        raise MaskError(msg, 'missing', fn)
+    if not fn.exists(): raise MissingFile(f"there is no {what} {fn}", file=fn)
+    msg = f"{what} {fn} is no file but a {'folder' if fn.is_dir() else 'pipe or device'}; take it out"
+    raise MaskError(msg, 'unreadable', fn)
+
+def as_error(e, file, what):
+    "What was raised while `file` was read, as an error that names it"
+    if isinstance(e, (MaskError, ImportError)): return e
+    why = 'there is not enough memory for it' if isinstance(e, MemoryError) else getattr(e, 'strerror', None) or str(e)
+    said = f"cannot read {what} {file}: {why or type(e).__name__}; replace the file or take it out"
+    return MaskError(said, 'unreadable', file)
+
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c1361811379
 @dataclass
 class Look:
     "What was seen of one pair"
@@ -35,28 +64,38 @@ class Look:
     lossy:str=None         # 'JPEG' and the like
     digest:str=None        # of the image file
     errors:list=field(default_factory=list)   # what was raised, each with `kind`, `file` and `value`
-    name = property(lambda self: self.mask.name)
+    instances:Path=None    # the file with its instance map
+    root:Path=None         # the folder of the data set
+    name = property(lambda self: below(self.mask, self.root))
 
-    def noting(self, f, *args, file=None):
+    def noting(self, f, *args, file=None, what='mask'):
         "What `f(*args)` gives; what it raises is noted as an error about `file`, by default the mask"
+        file = file or self.mask
         try:
-            with about(file or self.mask): return f(*args)
-        except (ValueError, FileNotFoundError, ImportError) as e: self.errors.append(e)
+            with about(file): return f(*args)
+        except Exception as e: self.errors.append(as_error(e, file, what))    # a broken file may raise anything
 
-# %% ../../../nbs/lib/data/check/00_look.ipynb #c2861489967
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c1878419485
 def kind_of(e): return getattr(e, 'kind', None)
 
-def tally(a):
-    "{value: how often} in an array of whole numbers"
-    vals, inv = distinct(a)
-    return dict(zip(vals.tolist(), np.bincount(inv.ravel(), minlength=len(vals)).tolist(), strict=True))
+def tally(a, block:int=2**22):
+    "{value: how often} in an array of whole numbers, counted in blocks, so that scenes need no second copy"
+    a, counts = a.reshape(-1), Counter()
+    for b in (a[i:i+block] for i in range(0, len(a), block)):
+        lo, hi = int(b.min()), int(b.max())
+        if hi - lo > block: vals, n = np.unique(b, return_counts=True)
+        else:
+            n = np.bincount(b.astype(np.int64) - lo)
+            vals, n = n.nonzero()[0] + lo, n[n > 0]
+        counts.update(dict(zip(vals.tolist(), n.tolist(), strict=True)))
+    return dict(sorted(counts.items()))
 
 def evenly(items, n):
     "At most `n` of `items`, evenly spread; all if `n` is None"
     if n is None or n >= len(items): return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, n).astype(int)]
 
-# %% ../../../nbs/lib/data/check/00_look.ipynb #c1240224197
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c3932105891
 def _picture(res):
     "The mask as a picture: of its file, or of an array in colours; None for other arrays and for rasters"
     if is_numpy(res.mask):
@@ -64,66 +103,114 @@ def _picture(res):
         return Image.fromarray(a) if a.ndim == 3 else None
     return None if beyond_pillow(res.mask) else opened(res.mask, 'mask', load=True)
 
+def _strips(im, pixels:int=2**22):
+    "The pixels of a picture [n,C], some lines at a time"
+    step = max(1, pixels//im.width)
+    for y in range(0, im.height, step):
+        yield np.asarray(im.crop((0, y, im.width, min(y + step, im.height)))).reshape(-1, len(im.getbands()))
+
+def _many_colors(im):
+    "{(r,g,b): pixels} of the commonest colours of a picture that has very many"
+    counts = np.zeros(2**24, dtype=np.int32)
+    for px in _strips(im):
+        vals, n = np.unique(pack_rgb(px[px[:, 3] > 0] if px.shape[1] == 4 else px), return_counts=True)
+        counts[vals] += n.astype(np.int32)
+    vals = counts.nonzero()[0]
+    top = vals[counts[vals].argsort()[::-1][:2**16]]
+    return dict(zip(map(tuple, unpack_rgb(top).tolist()), counts[top].tolist(), strict=True))
+
 def _colors(im):
-    "{(r,g,b): pixels} of a picture, the commonest if there are very many"
-    rgb = im.convert('RGB')
-    if im.mode == 'RGBA' and (seen := np.asarray(im.getchannel('A')) > 0).any():
-        rgb = Image.fromarray(np.asarray(rgb)[seen][None])
-    few = rgb.getcolors(4096)
-    if few is not None: return {c: n for n,c in few}
-    vals, counts = np.unique(pack_rgb(np.asarray(rgb)), return_counts=True)
-    top = counts.argsort()[::-1][:2**16]
-    return dict(zip(map(tuple, unpack_rgb(vals[top]).tolist()), counts[top].tolist(), strict=True))
+    "{(r,g,b): pixels} of a picture, the commonest if there are very many; not of what is transparent"
+    few, res = im.getcolors(4096), Counter()
+    if few is None: return _many_colors(im)
+    seen = [(n, c) for n,c in few if len(c) < 4 or c[3]] or few
+    for n,c in seen: res[c[:3]] += n
+    return dict(res)
 
-def _used_palette(im):
-    "{index: (r,g,b)} of a palette picture, as far as pixels use it"
-    colors = np.array(im.getpalette('RGB')).reshape(-1, 3)
-    return {i: tuple(colors[i].tolist()) for i in distinct(np.asarray(im))[0].tolist() if i < len(colors)}
+def _palette_colors(im):
+    "{(r,g,b): pixels}, and {index: (r,g,b)} as far as pixels use it, of a palette picture"
+    colors, res = list(zip(*[iter(im.getpalette('RGB'))]*3, strict=True)), Counter()
+    counts = {i: n for i,n in enumerate(im.histogram()) if n}
+    for i,n in counts.items(): res[colors[i] if i < len(colors) else (0, 0, 0)] += n
+    return dict(res), {i: colors[i] for i in counts if i < len(colors)}
 
-# %% ../../../nbs/lib/data/check/00_look.ipynb #c611944859
-def _look_mask(res):
-    "Notes size, mode, colours and values of the mask"
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c1484236327
+def _look_mask(res, o):
+    "Notes size, mode, colours and values of the mask; `o` is what a reader is given"
     im = _picture(res)
     if im is None or im.format is None: res.size, res.mode = header_size(res.mask, 'mask'), res.mask.suffix[1:].upper()
     else:
         res.size, res.mode, res.lossy = im.size, f'{im.format} {im.mode}', LOSSY.get(im.format)
         res.nodata = nodata_of(im)
     if im is not None and im.mode in ('P', 'RGB', 'RGBA'):
-        if im.mode == 'P': res.palette = _used_palette(im)
-        res.colors = _colors(im)
+        if im.mode == 'P': res.colors, res.palette = _palette_colors(im)
+        else: res.colors = _colors(im)
         grey = all(r == g == b for r,g,b in res.colors)
         if im.mode != 'P' and not grey: return                                # colours, and no numbers
     if res.lossy: a = np.asarray(im.convert('L'))
-    else: a, _, res.nodata = mask_values(res.mask, None, f'mask {res.mask}')
+    else: a, _, res.nodata = mask_values(o, None, f'mask {res.mask}')
     res.values = tally(a)
 
-# %% ../../../nbs/lib/data/check/00_look.ipynb #c4180357595
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c2709798298
+def _read_mask(res, reader, o):
+    "Notes the class ids of the mask, or why `reader` refuses it"
+    res.errors.clear()
+    got = res.noting(reader.encodes, o)
+    if got is None: return
+    res.ids = tally(np.asarray(got))
+    res.size = res.size or got.size
+
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c2160518280
+def decode_image(fn, reader):
+    "Reads an image as `reader` does, of a raster a strip at a time"
+    r = copy(reader)
+    r.scale = r.scale or r.percentiles and Scale([0], [1])                     # whatever it is, pixels are read
+    if not (beyond_pillow(fn) or is_raster(fn) and (r.bands or r.scale)): return r.encodes(fn)
+    raster = Raster(fn, r.bands, r.scale)
+    (h, w), step = raster.size, max(1, 2**21//raster.size[1])
+    for y in range(0, h, step): raster.image((y, 0, min(step, h - y), w))
+
 def _look_image(res, image_reader):
-    "Notes kind and digest of the image; gives its size"
-    res.digest = hashlib.md5(res.image.read_bytes()).hexdigest() if res.image.is_file() else None
+    "Notes kind and digest of the image, and reads it; gives its size"
+    check_file(res.image, 'image')
+    with open(res.image, 'rb') as f: res.digest = hashlib.file_digest(f, 'md5').hexdigest()
     res.image_mode = res.image.suffix[1:].upper()
     if not (is_numpy(res.image) or beyond_pillow(res.image)):
         with opened(res.image, 'image') as im: res.image_mode = f'{im.format} {im.mode}'
-    return header_size(res.image, 'image', image_reader)
+    size = header_size(res.image, 'image', image_reader)
+    decode_image(res.image, image_reader)
+    return size
 
-# %% ../../../nbs/lib/data/check/00_look.ipynb #c1492022250
+def _look_instances(res):
+    "Reads the instance map"
+    check_file(res.instances, 'instance map')
+    size = InstanceReader().encodes(res.instances).size
+    if res.size: same_size((res.size, res.mask), (size, res.instances), 'instance map')
+
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c1329750432
+def _look_both(res, size):
+    "Notes whether a mask fits its image of this size"
+    n = len(res.errors)
+    res.noting(same_ground, res.mask, res.image)
+    if len(res.errors) == n: res.noting(same_size, (res.size, res.mask), (size, res.image))
+
 def look_at(
-    pair,          # (mask file, image file), the image may be None
+    pair,          # (mask file, image file) or (mask file, instance map, image file); the image may be None
     reader=None,   # `MaskReader`, if the classes are known
     image_reader=None,
     aligned=False, # are masks brought to the grids of their images?
+    root=None,     # folder of the data set
 ) -> Look:
     "One pair as it is; errors are noted, not raised"
-    mask, image = pair
-    res = Look(Path(mask), image and Path(image))
-    res.noting(_look_mask, res)
-    if reader is not None and not res.errors:
-        got = res.noting(reader.encodes, AlignedMask(res.mask, res.image) if aligned else res.mask)
-        if got is not None: res.ids = tally(np.asarray(got))
+    mask, *inst, image = pair
+    res = Look(Path(mask), image and Path(image), instances=Path(inst[0]) if inst else None, root=root)
+    o = AlignedMask(res.mask, res.image) if aligned else res.mask
+    res.noting(check_file, res.mask, 'mask')
+    if not res.errors:
+        res.noting(_look_mask, res, o)
+        if reader is not None: _read_mask(res, reader, o)
+    if res.instances: res.noting(_look_instances, res, file=res.instances, what='instance map')
     if res.image is None: return res
-    size = res.noting(_look_image, res, image_reader or ImageReader(), file=res.image)
-    if res.size and res.image.is_file() and not aligned:
-        n = len(res.errors)
-        res.noting(same_ground, res.mask, res.image)
-        if size and len(res.errors) == n: res.noting(same_size, (res.size, res.mask), (size, res.image))
+    size = res.noting(_look_image, res, image_reader or ImageReader(), file=res.image, what='image')
+    if size and res.size and not aligned: _look_both(res, size)
     return res

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/report.html.md"
 # %% auto #0
 __all__ = ['MaskReport', 'check_masks', 'quick_check']
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c1330132291
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c2544774735
 import os, textwrap
 from collections import Counter, defaultdict
 from copy import copy
@@ -16,18 +16,20 @@ import numpy as np
 import pandas as pd
 from fastai.vision.all import L, Path, delegates, first, parallel, partial, risinstance
 from ...palette import *
+from ...palette import drawable, printable
 from ..errors import *
 from ..files import AlignedMask
+from ..masks import mask_values
 from ..images import *
 from ..headers import header_size, same_ground, same_size
 from ..readers import *
-from .look import evenly, kind_of, look_at
+from .look import as_error, below, check_file, decode_image, evenly, kind_of, look_at
 from .cures import Sentence, guess_colors, guess_values
-from .findings import Finding, grouped, share, spread, unnamed
+from .findings import Finding, grouped, share, spread, topic, unnamed
 from .doubts import Seen, doubts, palettes_differ
-from .source import reader_of, source_of
+from .source import reader_of, said_by_file, source_of
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c2655725259
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c3849090392
 def _head(r):
     "How many pairs, of which kinds and sizes"
     of = lambda k: Counter(v for o in r.looks if (v := getattr(o, k))).most_common(4)
@@ -37,13 +39,14 @@ def _head(r):
     if len(sizes) > 4: dims += f' … {len(sizes)} in all'
     seen = '' if len(r.looks) == r.n_pairs else f', {len(r.looks)} looked at'
     kinds = [f"masks   {said('mode')}", f"images  {said('image_mode')}"]
-    return [f"{r.path}: {r.n_pairs} pairs{seen}", *kinds, f"sizes   {dims}"]
+    return [printable(f"{r.path}: {r.n_pairs} pairs{seen}"), *kinds, f"sizes   {dims}"]
 
 def _text(r):
     "A report in words"
     out = _head(r)
     wrap = partial(textwrap.wrap, width=118, subsequent_indent='  ', break_long_words=False, break_on_hyphens=False)
-    if len(r.classes): out += ['', *textwrap.indent(r.classes.to_string(index=False), '  ').splitlines()]
+    table = r.classes.to_string(index=False, max_rows=60)
+    if len(r.classes): out += ['', *textwrap.indent(table, '  ').splitlines()]
     for level in ('error', 'warning', 'note'):
         for o in r.findings: out += ['', *wrap(f'{level}: {o.text}')] if o.level == level else []
     failed = isinstance(r.checked, Exception)
@@ -51,19 +54,23 @@ def _text(r):
     if r.sentence: out += ['', how, '', r.code]
     return '\n'.join(out + ['', f'error: {r.checked}']*failed)
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c965250435
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c2340574829
+def _short(text, n):
+    "The first `n` letters of a name, for a figure"
+    return drawable(text if len(text) <= n else text[:n-1] + '…')
+
 def _show_shares(ax, rows, pal):
     "A bar for each class, in its colour"
     color = [pal.paint(i)/255 if i >= 0 else 'none' for i in rows['id']]
     ax.barh(range(len(rows)), 100*rows['pixels']/rows['pixels'].sum(), color=color, edgecolor='grey', lw=.5)
-    ax.set_yticks(range(len(rows)), [textwrap.shorten(str(o), 24) for o in rows['name']], fontsize=7)
+    ax.set_yticks(range(len(rows)), [_short(str(o), 24) for o in rows['name']], fontsize=7)
     ax.invert_yaxis(); ax.set_xlabel('% of pixels', fontsize=8); ax.tick_params(axis='x', labelsize=7)
 
 def _show_picture(ax, a, title=''):
     "An array, thinned out to at most 160 pixels"
     ax.imshow(a[::-(-a.shape[0]//160), ::-(-a.shape[1]//160)], interpolation='nearest')
     ax.set_axis_off()
-    if title: ax.set_title(textwrap.shorten(title, 18, placeholder='…'), fontsize=7, pad=2)
+    if title: ax.set_title(_short(title, 18), fontsize=7, pad=2)
 
 def _figure(r, n):
     "The share of each class, and `n` pairs that can be read"
@@ -75,11 +82,11 @@ def _figure(r, n):
     if len(rows): _show_shares(ax, rows, pal)
     for c,o in enumerate(good, 1):
         photo = copy(r.image_reader).fit([o.image]).encodes(o.image)
-        _show_picture(fig.add_subplot(grid[0, c]), pal.paint(np.asarray(r.reader.encodes(o.mask))), o.mask.stem)
+        _show_picture(fig.add_subplot(grid[0, c]), pal.paint(np.asarray(r.reader.encodes(r.eye.of(o)))), o.mask.stem)
         _show_picture(fig.add_subplot(grid[1, c]), np.asarray(photo))
     return fig
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c718490911
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c2063603933
 class MaskReport:
     "What `check_masks` found; prints as text"
     def __init__(self,
@@ -90,21 +97,23 @@ class MaskReport:
         classes,       # table with a row a class
         sentence,      # the code, None if nothing can be loaded
         checked,       # what came out when the code was run: words, or what it raised
-        image_reader,  # `ImageReader` with which the code below reads
+        eye,           # how images and grids are read
     ):
         self.path, self.n_pairs, self.looks, self.reader = src.path, len(src.used), looks, reader
         self.findings, self.classes, self.sentence, self.checked = findings, classes, sentence, checked
-        self.image_reader = image_reader
+        self.eye = eye
     code   = property(lambda self: str(self.sentence) if self.sentence else None)
     errors = property(lambda self: [o for o in self.findings if o.level == 'error'])
-    clean  = property(lambda self: not any(o.level in ('error', 'warning') for o in self.findings))
+    image_reader = property(lambda self: self.eye.image_reader)
+    loads  = property(lambda self: self.sentence is not None and not isinstance(self.checked, Exception))
+    clean  = property(lambda self: self.loads and not any(o.level in ('error', 'warning') for o in self.findings))
     def __str__(self): return _text(self)
     __repr__ = __str__
     def show(self, n=4):
         "A figure: the share of each class, and `n` pairs"
         return _figure(self, n)
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c1774707226
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c1941984891
 def _class_table(s):
     "A `DataFrame` with a row a class of what was seen"
     r, back, rows = s.reader, defaultdict(list), []
@@ -112,10 +121,10 @@ def _class_table(s):
     for i in sorted({*s.classes, *s.counts}):
         if not s.counts[i] and r.n_classes > 40: continue
         name = r.codes[i] if i < r.n_classes else "don't-care"
-        values = back[i] or L(r.ignore if i == r.n_classes else None)
+        values = back.get(i) or L(r.ignore if i == r.n_classes else None)
         value = dict(value=', '.join(map(str, values))) if r.ids else {}
         of_all = share(s.counts[i]/max(1, s.total))
-        rows.append(dict(id=i, name=name, pixels=s.counts[i], share=of_all, files=s.files[i], **value))
+        rows.append(dict(id=i, name=printable(name), pixels=s.counts[i], share=of_all, files=s.files[i], **value))
     return pd.DataFrame(rows)
 
 # %% ../../../nbs/lib/data/check/05_report.ipynb #c3888636268
@@ -175,36 +184,52 @@ def _guessed(looks, given, ignore):
     yield Finding('note', "nobody said what the classes are called, so names are made up; put the right ones into the "
                           "code below, or into a codes.txt or class_dict.csv")
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c3336955405
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c2928246867
 def _in_threads(f, items, progress=False):
     return list(parallel(f, items, n_workers=min(8, os.cpu_count() or 1), threadpool=True, progress=progress))
 
 class _Eye:
     "Looks at pairs, several at a time; how it opens images and brings masks to them can be cured"
-    def __init__(self, pairs, image_reader, align):
-        self.pairs, self.image_reader, self.align = pairs, image_reader, align
+    def __init__(self, pairs, root, image_reader, align):
+        self.pairs, self.root, self.image_reader, self.align = pairs, root, image_reader, align
+        self.misfits = []                                        # masks whose images have other bands than the rest
+    state = property(lambda self: (repr(self.image_reader), self.align, list(self.misfits)))
+    def of(self, look): return AlignedMask(look.mask, look.image) if self.align else look.mask
     def __call__(self, reader, progress=False):
-        look = partial(look_at, reader=reader, image_reader=self.image_reader, aligned=self.align)
+        look = partial(look_at, reader=reader, image_reader=self.image_reader, aligned=self.align, root=self.root)
         return _in_threads(look, self.pairs, progress)
 
 def _errors(looks, kind, of_image=False):
     "The errors of a kind; those about images, or those about masks and pairs"
-    return [e for o in looks for e in o.errors if kind_of(e) == kind and (str(e.file) == str(o.image)) == of_image]
+    return [e for o in looks for e in o.errors if kind_of(e) == kind and (topic(o, e)[1] == 'image') == of_image]
 
-_USUAL_BANDS = {2: (1, 1, 1), 4: (1, 2, 3), 12: (4, 3, 2), 13: (4, 3, 2)}       # Sentinel-2 has 12 or 13
+_USUAL_BANDS = {1: None, 2: (1, 1, 1), 3: None, 4: (1, 2, 3), 12: (4, 3, 2), 13: (4, 3, 2)}   # Sentinel-2 has 12 or 13
+
+def _cure_bands(eye, looks):
+    "Other bands in `eye` where images do not have those that were asked for, and what to say about it"
+    r = eye.image_reader
+    wrong = {o.mask: e.value for o in looks for e in _errors([o], 'bands', of_image=True)}
+    about_image = lambda o: any(topic(o, e)[1] == 'image' for e in o.errors)
+    fits = [o for o in looks if o.image and not about_image(o)]
+    n = Counter(wrong.values()).most_common(1)[0][0]                                    # what most of them have
+    bands = _USUAL_BANDS.get(n, (3, 2, 1))
+    if fits and not (r.bands is None and bands == (1, 2, 3)):                           # others would change colour
+        eye.misfits = list(wrong)
+        return f"the code below leaves out the images of {n} band{'s'*(n > 1)}, since others have {r.bands or 'three'}"
+    eye.misfits = [m for m,v in wrong.items() if v != n and (bands or v not in (1, 3))]
+    eye.image_reader = ImageReader(bands, r.percentiles, r.scale)
+    if bands is None: return "the code below chooses no bands: three are red, green and blue, and one is grey"
+    return (f"the code below takes the bands {bands} for red, green and blue, which is usual for {n} bands; look at a "
+            f"picture and correct it")
 
 def _cure_eye(eye, looks):
     "Cures what is wrong with images and grids in `eye`; a note where that is a guess"
-    r = eye.image_reader
     if _errors(looks, 'grid'): eye.align = True
-    if many := [e.value for e in _errors(looks, 'bands', of_image=True)]:
-        r = eye.image_reader = ImageReader(_USUAL_BANDS.get(max(many), (3, 2, 1)), r.percentiles)
-        yield Finding('note', f"the code below takes the bands {r.bands} for red, green and blue, which is usual for "
-                              f"{max(many)} bands; look at a picture and correct it")
-        looks = eye(None)
-    if _errors(looks, 'depth', of_image=True): eye.image_reader = ImageReader(r.bands, (2, 98))
+    looks = [o for o in looks if o.mask not in eye.misfits]
+    if _errors(looks, 'bands', of_image=True): yield Finding('note', _cure_bands(eye, looks))
+    elif _errors(looks, 'depth', of_image=True): eye.image_reader = ImageReader(eye.image_reader.bands, (2, 98))
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c2304800214
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c57857017
 def _usual_cures(looks, reader, aligned):
     "Options that some kinds of error ask for, where nobody has said them"
     kw = {}
@@ -221,11 +246,28 @@ def _cured(reader, given, cure):
 
 _HOPELESS = 'unreadable', 'missing', 'frames', 'shape', 'alpha', 'number', 'turned'
 
-def _not_loadable(looks):
-    "Pairs that no option can load; those of another size only if they are the exception"
-    having = lambda *kinds: [o for o in looks if any(kind_of(e) in kinds for e in o.errors)]
-    sizes = having('size')
-    return (sizes if len(sizes) <= len(looks)/2 else []) + having(*_HOPELESS)
+def _not_loadable(looks, misfits):
+    "Pairs that no option can load; those with other errors, such as another size, only if they are the exception"
+    gone = lambda o: o.mask in misfits or any(kind_of(e) in _HOPELESS for e in o.errors)
+    others = [o for o in looks if o.errors and not gone(o)]
+    return (others if len(others) <= len(looks)/2 else []) + [o for o in looks if gone(o)]
+
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c3476736072
+def _settle(eye, looks, reader, given):
+    "Looks again as long as there is something to cure: findings, options, and the last looks and reader"
+    found, cure, known = [], {}, set()
+    for _ in range(5):
+        more, mine = unnamed(looks, reader)
+        mine = {**_usual_cures(looks, reader, eye.align), **mine}
+        found += [*grouped(looks, known), *more]
+        known |= {topic(o, e) for o in looks for e in o.errors}
+        was, before = eye.state, reader.settings
+        found += _cure_eye(eye, looks)
+        cure |= mine
+        if mine: reader = _cured(reader, given, cure)
+        if eye.state == was and reader.settings == before: break
+        looks = eye(reader)
+    return list({o.text: o for o in found}.values()), cure, looks, reader
 
 # %% ../../../nbs/lib/data/check/05_report.ipynb #c2718777742
 def _size_of(looks):
@@ -242,11 +284,11 @@ def _words(reader, given, cure):
     if 'ids' in kw and kw.get('codes') == list(dict.fromkeys(map(str, kw['ids'].values()))): kw.pop('codes')
     return kw
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c2390423416
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c2569190743
 def _sentence(src, reading, eye, bad, size):
     "The code that loads what can be loaded"
     few = len(src.lonely) < 6                                                   # partners to leave out by name
-    skip = sorted({*map(str, src.skip), *(o.mask.name for o in bad), *(o.name for o in src.lonely if few)})
+    skip = sorted({*map(str, src.skip), *(o.name for o in bad), *(below(o, src.path) for o in src.lonely if few)})
     photos = dict(image_reader=eye.image_reader) if repr(eye.image_reader) != 'ImageReader()' else {}
     bs = min(8, max(1, src.n_train - len(bad)))
     (name, args, kw), *rest = src.start.calls
@@ -261,16 +303,59 @@ def _sentence(src, reading, eye, bad, size):
     if eye.align: s = s.then('align')
     return s.then('transform', size=size).then('dataloaders', bs=bs)
 
-def _run(sentence):
-    "What came out when the code was run, in words, or what it raised"
+def _run(sentence, path):
+    "What came out when the code was run, in words, or what it raised; and the reader that it made"
     try:
         dls = sentence.run(check=8, num_workers=0)
-        one = dls.one_batch()
+        one, *_ = [dl.one_batch() for dl in dls.loaders[:2] if len(dl)]
         return (f"it was run: {len(dls.train_ds)} pairs for training, {len(dls.valid_ds)} held back, {dls.n_classes} "
-                f"classes, batches {list(one[0].shape)}")
-    except (ValueError, FileNotFoundError) as e: return e
+                f"classes, batches {list(one[0].shape)}"), dls.reader
+    except Exception as e:                                              # whatever it is, the code is not enough
+        return e if isinstance(e, (ValueError, OSError, ImportError)) else as_error(e, path, 'folder'), None
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c651418760
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c315845415
+def _as_said(said, mine):
+    "The reader of a class file, with don't-care for whatever `mine` reads besides"
+    r, n = said, 2**30                                                          # a number that no class has
+    more = [v for v in mine.ids or () if v not in (r.ids or range(r.n_classes))]
+    table = r.table and {**dict.fromkeys(mine.table or (), n), **r.table}
+    ignore = [*L(r.ignore), *L(mine.ignore), *more, n]
+    return MaskReader(r.codes, table, ignore, r.ids, max(r.tolerance, mine.tolerance))
+
+def _renamed(o, mine, said, values):
+    "(name by `mine`, name by `said`, pixels) where they read mask `o` differently, None where they agree"
+    try:
+        a, b = [np.asarray(r.encodes(o)).reshape(-1) for r in (mine, said)]
+        if not (values or mask_values(o, said.table, 'mask', said.tolerance, said.ids)[1]): return None
+    except Exception: return None                                               # then one of them does not load it
+    number = {c: i for i,c in enumerate(dict.fromkeys([*mine.codes, *said.codes]))}
+    x, y = [np.array([*(number[c] for c in r.codes), -1], dtype=np.int32) for r in (mine, said)]
+    for i in range(0, len(a), 2**22):
+        p, q = x[a[i:i+2**22]], y[b[i:i+2**22]]
+        if (bad := (p != q) & (p >= 0) & (q >= 0)).any():
+            names, at = list(number), bad.argmax()
+            return names[p[at]], names[q[at]], int(bad.sum())
+
+def _turned_round(eye, looks, mine, said):
+    "An error if the code reads a mask otherwise than the class file says"
+    if said is None or said[0].settings == mine.settings: return None
+    reader, fn, values = said
+    read = partial(_renamed, mine=mine, said=_as_said(reader, mine), values=values)
+    found = zip(looks, _in_threads(read, [eye.of(o) for o in looks]), strict=True)
+    if (got := first((o, r) for o,r in found if r)) is None: return None
+    o, (a, b, n) = got
+    return MaskError(f"no code is shown, since it would read masks otherwise than {fn} says: {n} pixels of {o.name} "
+                     f"would be {a!r} and are {b!r} there; leave out `ids=` and `table=`, or correct {fn}, or say all, "
+                     f"names too, with `codes=`", 'classes', fn)
+
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c1638273210
+def _tried(code, eye, looks, reader, said):
+    "What came out when the code was run, and an error if it reads masks otherwise than the class file"
+    if code is None: return MaskError(f"nothing in {eye.root} can be loaded", 'unreadable', eye.root), None
+    checked, made = _run(code, eye.root)
+    wrong = _turned_round(eye, looks, made or reader, said)
+    return wrong or checked, wrong
+
 def _read(eye, src, codes, reading, progress):
     "Looks, the reader, the options that the code must say, and findings where these are guesses"
     reader, given = reader_of(src, codes, **reading)
@@ -280,7 +365,7 @@ def _read(eye, src, codes, reading, progress):
     reader = MaskReader(**given)
     return eye(reader), reader, given, [*_guessed(looks, given, reading.get('ignore'))]
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c2560753205
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c1623952929
 @delegates(MaskReader, but=['codes'])
 @delegates(source_of, keep=True)
 def check_masks(
@@ -298,24 +383,21 @@ def check_masks(
     "Looks at every pair of a folder: what is there, what is wrong, and the code that loads it"
     where = {k: kwargs.pop(k) for k in ('instances', 'skip') if k in kwargs}
     src = source_of(path, masks, images, codes, **where)
-    eye = _Eye(evenly(src.used, limit), image_reader or ImageReader(), align)
-    looks, reader, given, found = _read(eye, src, codes, kwargs, progress)
-    more, cure = unnamed(looks, reader)
-    cure = {**_usual_cures(looks, reader, align), **cure}
-    found = [*src.found, *found, *grouped(looks), *more]
-    bad, was = _not_loadable(looks), (eye.image_reader, eye.align)
-    found += _cure_eye(eye, looks)
-    if cure: reader = _cured(reader, given, cure)
-    if cure or (eye.image_reader, eye.align) != was: looks = eye(reader)
+    eye = _Eye(evenly(src.items, limit), src.path, image_reader or ImageReader(), align)
+    looks, reader, given, guessed = _read(eye, src, codes, kwargs, progress)
+    found, cure, looks, reader = _settle(eye, looks, reader, given)
     seen = Seen(looks, reader, limit is None)
-    found += [*doubts(seen), *src.notes()]
-    left_out, words = {o.mask for o in bad}, _words(reader, given, cure)
-    size = size or _size_of([o for o in looks if o.mask not in left_out])
-    code = _sentence(src, words, eye, bad, size) if size and len(bad) < len(looks) else None
-    checked = _run(code) if code else 'nothing can be loaded'
-    return MaskReport(src, looks, reader, found, _class_table(seen), code, checked, eye.image_reader)
+    bad = _not_loadable(looks, eye.misfits)
+    left_out = {o.mask for o in bad}
+    good = [o for o in looks if o.mask not in left_out]
+    size = size or _size_of(good)
+    code = _sentence(src, _words(reader, given, cure), eye, bad, size) if size and good else None
+    checked, said = _tried(code, eye, good, reader, said_by_file(src, codes))
+    if said: found, code = [*found, Finding('error', str(said))], None
+    found = [*src.found, *guessed, *found, *doubts(seen), *src.notes()]
+    return MaskReport(src, looks, reader, found, _class_table(seen), code, checked, eye)
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c2802696724
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c1140624972
 def _pairs_of(dls):
     "(mask, image) of all items that are files"
     items = [o for dl in dls.loaders[:2] for o in getattr(dl, 'items', [])]
@@ -331,13 +413,18 @@ def _state(pairs, reader):
 def _wrong(pair, reader, photos):
     "What is wrong with one pair, None if nothing"
     m, i = pair
+    now, what = Path(str(m)), 'mask'
     try:
+        check_file(now, what)
         reader.encodes(m)
+        now, what = i, 'image'
+        check_file(now, what)
         size = header_size(i, 'image', photos)
+        decode_image(i, photos)
         if isinstance(m, AlignedMask): return
         same_ground(m, i)
         same_size((header_size(m, 'mask'), m), (size, i))
-    except (ValueError, FileNotFoundError, ImportError) as e: return e
+    except Exception as e: return as_error(e, now, what)
 
 def _first_of(bad, n):
     "The first of the errors `bad` in `n` pairs, with how many there are"

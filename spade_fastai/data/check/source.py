@@ -7,23 +7,26 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/source.html.md"
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c2010237477
-import re
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c1270078327
+import re, warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from fastai.vision.all import L, Path, first
+from fastai.vision.all import L, Path, first, noop
 from ..errors import *
-from ..files import first_few, picture_files
-from ..classes import find_codes
-from ..pairs import pairs_in, partners_in
-from ..layouts import find_layout, official_name, please_name, role_of, words_of
-from ..readers import MaskReader
+from ..files import closed_folders, first_few, picture_files
+from ..classes import find_codes, read_text
+from ..pairs import check_skip, left_in, pairs_in, partners_in, split_parts
+from ..splits import by_words, split_column, split_words, train_and_held
+from ..layouts import find_layout, official_layout, please_name, role_of, words_of
+from ..readers import *
+from ..readers import as_reader
 from ..lists import read_table
 from ..items import SpadeItemList
+from .look import as_error, below
 from .cures import Sentence
 from .findings import Finding
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c532382450
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c2071448706
 @dataclass
 class Source:
     "The pairs of a folder, and the sentence that begins with them"
@@ -37,8 +40,11 @@ class Source:
     found:list=field(default_factory=list)    # findings about partners
     lonely:list=field(default_factory=list)   # files without a partner
     skip:list=field(default_factory=list)     # names of files that were left out
+    instances:dict=field(default_factory=dict)   # {mask: instance map}
+    said:tuple=None                           # (class file, its `MaskReader`), once it was looked for
 
     def __post_init__(self): self.used = self.pairs if self.used is None else self.used
+    items = property(lambda self: [(m, *(o for o in (self.instances.get(m),) if o), i) for m,i in self.used])
     def notes(self):
         "What to say about the list as a whole"
         if n := len(self.pairs) - len(self.used):
@@ -47,27 +53,35 @@ class Source:
         if len(self.used) == 1:
             yield Finding('note', "there is only one pair; if it is a large scene, cut it into many with `tile_pairs`")
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c3093190603
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c4164463189
 def _split_of(il, start):
     "`il` and its sentence, with a split"
     if il.splits is not None: return il, start
-    vals = set() if il.df is None or 'split' not in il.df else set(il.df['split'].astype(str))
-    held = first(o for o in ('val', 'valid', 'validation', 'test') if o in vals)
-    if 'train' not in vals or not held: return il.split_by_rand_pct(), start.then('split_by_rand_pct')
-    kw = dict(train='train', valid=held)
-    return il.split_by_col('split', **kw), start.then('split_by_col', 'split', **kw)
+    if col := split_column(il.df):
+        il.split(by_words(col))                                                # words that mean nothing are an error
+        words = {k: v[0] if len(v) == 1 else v for k,v in split_words(il.df[col].unique()).items()}
+        kw = dict(train=words['train'], valid=words.get('valid', words.get('test')))
+        return il.split_by_col(col, **kw), start.then('split_by_col', col, **kw)
+    if split_parts(il.masks): return il.split_by_folder(), start.then('split_by_folder')
+    if len(il) == 1: return il.split_none(), start.then('split_none')
+    return il.split_by_rand_pct(), start.then('split_by_rand_pct')
 
-def _from_list(path, il, start, kind, reader=None):
+def _from_list(path, il, start, kind, skip, reader=None):
     "A source of the pairs in a `SpadeItemList`"
     il, start = _split_of(il, start)
+    if skip: il = il.leave_out(skip)
     pairs = list(zip(il.masks, il.images, strict=True))
     used = [pairs[i] for part in il.splits for i in part]
-    return Source(path, kind, pairs, len(il.splits[0]), start, used, reader)
+    maps = dict(zip(il.masks, il.instances, strict=True)) if il.instances else {}
+    return Source(path, kind, pairs, len(il.splits[0]), start, used, reader, skip=skip, instances=maps)
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c2908237132
-def _is_table(fn):
-    with open(fn, encoding='utf-8-sig', errors='replace') as f: cols = re.split('[,;\t]', f.readline().strip())
-    return {'masks', 'images'} <= {role_of(words_of(o)) for o in cols}
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3396435990
+def _is_table(fn, found):
+    "Does a csv file list pairs? What cannot be opened is noted in `found`"
+    try:
+        with open(fn, encoding='utf-8-sig', errors='replace') as f: cols = re.split('[,;\t]', f.readline(2**16).strip())
+    except OSError as e: found.append(Finding('error', str(as_error(e, fn, 'table')), [fn]))
+    else: return {'masks', 'images'} <= {role_of(words_of(o)) for o in cols}
 
 def _column(path, df, role, usual):
     "(column, folder) of the masks or images in a table, such that its files are there; None if there is none"
@@ -87,29 +101,43 @@ def _columns(path, df):
         if at[1]: kw[role] = at[1]
     return kw
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c1086329338
-def _known_source(path, codes):
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c1956580946
+def _table_in(path, found):
+    "A csv file that lists pairs, and the arguments of `from_csv` for it; None if there is none"
+    tables = [o for o in sorted(path.glob('*.csv')) if o.is_file() and _is_table(o, found)]
+    if (table := first(tables)) is None: return None
+    if len(tables) > 1:
+        found.append(Finding('warning', f"{len(tables)} tables list masks and images: "
+                             f"{first_few([o.name for o in tables], 9)}; {table.name} is taken; make one of them, with "
+                             "a column split", tables))
+    try: kw = _columns(path, read_table(table))
+    except Exception as e:                                                # pandas may raise anything about its text
+        found.append(Finding('error', str(as_error(e, table, 'table')), [table]))
+        return None
+    return None if kw is None else (table.name, kw)
+
+def _known_source(path, codes, skip, found):
     "The source of an official layout or of a table; None if the folder is neither"
-    if name := official_name(path):
+    if name := official_layout(path, codes)[0]:
         kw = dict(codes=codes) if codes is not None else {}
         il = getattr(SpadeItemList, name)(path, **kw)
-        return _from_list(path, il, Sentence((f'SpadeItemList.{name}', (str(path),), kw)), name, il.reader)
-    table = first(o for o in sorted(path.glob('*.csv')) if _is_table(o))
-    kw = _columns(path, read_table(table)) if table else None
-    if kw is None: return None
-    il = SpadeItemList.from_csv(path, table.name, codes=['a'], **kw)              # whose classes do not matter here
-    return _from_list(path, il, Sentence(('SpadeItemList.from_csv', (str(path), table.name), kw)), table.name)
+        return _from_list(path, il, Sentence((f'SpadeItemList.{name}', (str(path),), kw)), name, skip, il.reader)
+    if (table := _table_in(path, found)) is None: return None
+    name, kw = table
+    il = SpadeItemList.from_csv(path, name, codes=['a'], **kw)                    # whose classes do not matter here
+    return _from_list(path, il, Sentence(('SpadeItemList.from_csv', (str(path), name), kw)), name, skip)
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c2487413088
-def _lonely(files, what, other):
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c162790655
+def _lonely(path, files, what, other):
     "A finding about files without a partner"
-    n, s, names = len(files), 's have' if len(files) > 1 else ' has', first_few([o.name for o in files])
+    n, s, names = len(files), 's have' if len(files) > 1 else ' has', first_few([below(o, path) for o in files])
     return Finding('error', f"{n} {what}{s} no {other}: {names}; add the missing files, or leave these out with "
                             f"`skip=`, or all such files with `only_pairs=True`", files)
 
 def _others(path, used, skip):
     "A note about picture files that are in no pair"
-    rest = [o for o in picture_files(path) if o not in used and not {o.name, o.stem} & set(skip)]
+    there = picture_files(path, closed=noop)                             # a folder that is shut is named elsewhere
+    rest = [o for o, in left_in([(o,) for o in there if o not in used], skip, path, one=False)]
     places = [f'{n} in {k}' for k,n in Counter(o.parent.relative_to(path).as_posix() for o in rest).items()]
     if places:
         yield Finding('note', f"other picture files were not looked at: {first_few(places, 9)}; to use them, name "
@@ -123,27 +151,49 @@ def _from_folder(path, masks, images, instances):
     kw = {k: v for k,v in kw.items() if v != usual.get(k)}
     return Sentence(('SpadeDataLoaders.from_folder', (str(path),), kw))
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c3969923022
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c83229241
 def _nothing(path, masks, images):
     return MaskError(f"{path}: no mask in {first_few(masks)} has a partner in {first_few(images)} (partners have the "
                      f"same name before the dot, or before _mask and the like); {please_name(path)}", 'lonely', path)
 
+def _as_folders_say(pairs, told):
+    "How many of the pairs are for training, and those that are used, where folders told the parts of the split"
+    both, _ = train_and_held(told)
+    return len(both[0]), [pairs[i] for o in both for i in o]
+
 def _folder_source(path, masks, images, instances, skip):
     "The source of masks and images in folders or under patterns"
+    check_skip(path, masks, images, skip)
     parts = [pairs_in(path, m, i, skip=skip, lonely=True) for m,i in zip(masks, images, strict=True)]
     pairs, n = [p for o in parts for p in o[0]], len(parts[0][0])
     if not pairs: raise _nothing(path, masks, images)
     found, lonely = [], []
     for _, ms, ims in parts:
-        found += [_lonely(o, *what) for o,*what in ((ms, 'mask', 'image'), (ims, 'image', 'mask')) if o]
+        found += [_lonely(path, o, *what) for o,*what in ((ms, 'mask', 'image'), (ims, 'image', 'mask')) if o]
         lonely += ms + ims
-    maps = [i for o in zip(masks, instances, strict=False) for _,i in partners_in(path, *o)]
-    found += _others(path, {*(f for p in pairs for f in p), *maps, *lonely}, skip)
-    if len(parts) == 1: n -= max(1, n//10)                                        # what is held back at random
+    maps = dict(p for o in zip(masks, instances, strict=False) for p in partners_in(path, *o))
+    found += _others(path, {*(f for p in pairs for f in p), *maps.values(), *lonely}, skip)
+    told, used = split_parts([m for m,_ in pairs]) if len(parts) == 1 else [], None
+    if told: n, used = _as_folders_say(pairs, told)
+    elif len(parts) == 1: n -= max(1, n//10)                                      # what is held back at random
     start = _from_folder(path, masks, images, instances)
-    return Source(path, 'folders', pairs, n, start, found=found, lonely=lonely, skip=list(skip))
+    return Source(path, 'folders', pairs, n, start, used, found=found, lonely=lonely, skip=list(skip), instances=maps)
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c3661290972
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3231236588
+def _source_of(path, masks, images, codes, instances, skip):
+    "The source of the pairs, which are looked for in folder `path` where nobody says where they are"
+    found = []
+    if not (masks or images) and (src := _known_source(path, codes, skip, found)):
+        src.found[:0] = found
+        return src
+    if not (masks and images):
+        lay = find_layout(path)
+        masks, images, instances = masks or L(lay.masks), images or L(lay.images), instances or L(lay.instances)
+    src = _folder_source(path, masks, images, instances, skip)
+    if why := official_layout(path, codes)[1]: found.append(Finding('note', why))
+    src.found[:0] = found
+    return src
+
 def source_of(
     path,            # folder of a data set
     masks=None,      # folder or pattern of the masks below it, or two; default: found
@@ -155,15 +205,40 @@ def source_of(
     "Where the pairs of a folder are"
     path, skip = Path(path), list(L(skip))
     if not path.is_dir(): raise MissingFile(f"there is no folder {path}", file=path)
-    if masks is None and images is None and (known := _known_source(path, codes)):
-        known.skip = skip
-        return known
-    if masks is None or images is None:
-        lay = find_layout(path)
-        masks, images, instances = masks or lay.masks, images or lay.images, instances or lay.instances
-    return _folder_source(path, L(masks), L(images), L(instances), skip)
+    closed = closed_folders(path)
+    try: src = _source_of(path, L(masks), L(images), codes, L(instances), skip)
+    except (MaskError, OSError):
+        if closed: raise closed[0] from None                  # then other words about the folder only mislead
+        raise
+    src.found[:0] = [Finding('error', str(e), [e.file]) for e in closed]
+    return src
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c242021509
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3302239719
+def _class_file(src):
+    "The class file of a folder and its reader, each None if it has none that can be read, which is noted once"
+    if src.said is not None: return src.said
+    src.said = None, None
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter('always')
+            found = find_codes(src.path)
+        src.found += [Finding('warning', str(o.message)) for o in heard]
+        src.said = found, MaskReader(found)
+    except FileNotFoundError as e:
+        if getattr(e, 'value', None): src.found.append(Finding('warning', str(e)))    # files that may hold them
+    except Exception as e:                                                # it may hold anything
+        fn = Path(getattr(e, 'file', None) or getattr(e, 'filename', None) or src.path)
+        if [fn] not in [o.files for o in src.found]:
+            src.found.append(Finding('error', str(as_error(e, fn, 'class file')), [fn]))
+    return src.said
+
+def _options(r, kw):
+    "Names and options of the `MaskReader` `r`, so that a line of code can say them"
+    as_reader(r, **kw)                                                        # refuses options beside a reader
+    ids = r.ids and {v: r.codes[i] for v,i in r.ids.items()}
+    mine = dict(table=r.table, ids=ids, ignore=r.ignore, tolerance=r.tolerance)
+    return r.codes, {k: v for k,v in mine.items() if v is not None and (k != 'tolerance' or v)}
+
 def reader_of(
     src:Source,    # where the pairs are
     codes=None,    # class names, or a file with them
@@ -171,12 +246,40 @@ def reader_of(
 ) -> tuple:        # a `MaskReader`, or None if nobody named the classes; the options that the code must say
     "What is known about the classes of a folder"
     kw = {k: v for k,v in reading.items() if v is not None and (k != 'tolerance' or v)}
+    if isinstance(codes, MaskReader): codes, kw = _options(codes, kw)
     if src.reader is not None and not {'table', 'ids'} & set(kw):
         r = src.reader
         return (MaskReader(r.codes, r.table, kw['ignore'], r.ids, r.tolerance) if 'ignore' in kw else r), kw
     if codes is not None or 'ids' in kw:
         said = {} if codes is None else {'codes': str(codes) if isinstance(codes, Path) else codes}
-        return MaskReader(codes, **kw), {**said, **kw}
-    try: found = find_codes(src.path)
-    except FileNotFoundError: return None, kw
-    return MaskReader(found, **kw), kw if found.parent.resolve() == src.path.resolve() else {'codes': str(found), **kw}
+        return as_reader(codes, **kw), {**said, **kw}
+    found, r = _class_file(src)
+    if found is None: return None, kw
+    said = {} if found.parent.resolve() == src.path.resolve() else {'codes': str(found)}
+    return as_reader(found, **kw) if kw else r, {**said, **kw}
+
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3124587876
+def says_values(fn, reader):
+    "Does a class file say which value is which class, and not names and colours alone?"
+    kind = fn.suffix.lower()
+    if reader.ids is not None or kind == '.emd': return True
+    if kind in ('.csv', '.tsv'):
+        try: numbers = read_table(fn).select_dtypes('integer').columns.str.lower()
+        except ValueError: return True                                        # pandas wants more than we do
+        return any(o not in ('r', 'g', 'b', 'red', 'green', 'blue', 'name') for o in numbers)
+    keys = r'''["']?\b(id|index|value|class_id|\d+)["']?\s*:'''
+    return kind in ('.json', '.yaml', '.yml', '.pbtxt') and re.search(keys, read_text(fn), re.I) is not None
+
+def said_by_file(
+    src:Source,   # where the pairs are
+    codes=None,   # what the user says about the classes
+) -> tuple:       # a `MaskReader`, the file, whether it says what values mean; None if it gives names alone
+    "How the class file of a folder has masks read, whatever else was said"
+    if src.reader is not None:
+        says = codes is None and (src.kind == 'from_arcgis' or src.reader.table)
+        return (src.reader, src.path, True) if says else None
+    fn, reader = _class_file(src) if codes is None else (None, None)
+    if isinstance(codes, (str, Path)): fn, reader = Path(codes), MaskReader(codes)
+    if fn is None: return None
+    values = says_values(fn, reader)
+    return (reader, fn, values) if values or reader.table else None
