@@ -16,7 +16,7 @@ collect_ignore = [f'test_{k}.py' for k, v in NEEDS.items() if not find_spec(v)]
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     "The whole suite runs in a process a core, at most four, where pytest-xdist is installed; `-n 0`: in one"
-    whole = config.args_source == config.ArgsSource.TESTPATHS
+    whole = config.args_source == config.ArgsSource.TESTPATHS and 'PYTEST_XDIST_WORKER' not in os.environ
     if whole and getattr(config.option, 'numprocesses', 0) is None and not config.option.usepdb:
         config.option.numprocesses, config.option.dist = min(4, os.cpu_count()), 'worksteal'
 
