@@ -29,6 +29,7 @@ from .nets.starts import *
 from .nets.generator import *
 from .nets.critic import *
 from .nets.encoder import *
+from .nets.oasis import *
 from .fast.ways import plain_math
 from .fast.drawing import folded
 from .fast.switch import *
@@ -43,6 +44,7 @@ from .train.callbacks import *
 from .train.memory import *
 from .train.ema import *
 from .train.resume import *
+from .train.oasis import *
 from .drawing import *
 from .saving import *
 from .learner import *

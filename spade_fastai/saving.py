@@ -39,8 +39,8 @@ def to_config(o):
     if o is None or isinstance(o, (bool, int, float, str)): return o
     return {'name': name_of(o)}
 
-# %% ../nbs/lib/03_saving.ipynb #b5608226
-_rooms = 'core nets.norms nets.spectral nets.starts nets.generator nets.critic nets.encoder'.split()
+# %% ../nbs/lib/03_saving.ipynb #c3814086572
+_rooms = 'core nets.norms nets.spectral nets.starts nets.generator nets.critic nets.encoder nets.oasis'.split()
 _ours = tuple(f'spade_fastai.{o}' for o in _rooms)
 
 def _defined_there(module:str, attr:str):

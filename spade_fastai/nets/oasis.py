@@ -95,7 +95,7 @@ class CriticBlk(nn.Module):
         y = self.conv_1(F.leaky_relu(self.conv_0(self.before(self.act(x))), .2))
         return self.after(y) + self.before(self.conv_s(self.after(x)))
 
-# %% ../../nbs/lib/nets/09_oasis.ipynb #c1558616325
+# %% ../../nbs/lib/nets/09_oasis.ipynb #c3388852735
 @remember_args
 class SegmentationCritic(nn.Module):
     "Picture [B,3,H,W] to a list of one scale of layers, the last logits [B,n_classes+1,H,W]: fake, then the classes"
@@ -117,7 +117,7 @@ class SegmentationCritic(nn.Module):
         self.downs = nn.ModuleList(block(a, b, after=half, act=o) for (a, b), o in zip(pairwise(down), acts, strict=True))
         self.ups = nn.ModuleList(block(a, b, before=double) for a, b in zip(seen, up, strict=True))
         self.last = nn.Conv2d(nf, n_classes + 1, 1)
-        init_weights(self)
+        init_weights(self, gain=1)
 
     def fits(self, size):
         "Raises ValueError unless pictures of (height, width) `size` can be halved as often as need be"
