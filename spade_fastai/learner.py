@@ -232,7 +232,7 @@ def _check_weights(given, losses):
     if terms and (lost := set(given or {}) - {*terms, 'vgg', 'kld'}):
         raise ValueError(f"`weights` names {', '.join(sorted(lost))}; the loss terms are {', '.join(terms)}")
 
-# %% ../nbs/lib/04_learner.ipynb #c3814823994
+# %% ../nbs/lib/04_learner.ipynb #c1504055351
 @delegates(GANLearner.__init__, but=['gen_loss_func', 'crit_loss_func', 'encoder', 'model'])
 def spade_learner(
     dls,                    # batches of (mask [B,H,W] int64, picture [B,3,H,W] in [-1,1])
@@ -266,6 +266,6 @@ def spade_learner(
     _check_weights(weights, losses)
     learn = SpadeLearner(dls, generator, critic, *losses, weights={**preset['weights'], **(weights or {})},
                          lr=preset['lr'] if lr is None else lr, encoder=encoder,
-                         cbs=[*cbs, *([sample_grid()] if sample_grid else [])], **{**preset.get('learner', {}), **kwargs})
+                         cbs=[*cbs, *([sample_grid()] if sample_grid else [])], **preset.get('learner', {}) | kwargs)
     learn.model.to(dls.device)
     return learn

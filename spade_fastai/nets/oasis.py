@@ -61,21 +61,21 @@ class NoisySPADE(SPADE):
 # %% ../../nbs/lib/nets/09_oasis.ipynb #c3061252410
 oasis_layout = dict(mults=(16, 16, 16, 8, 4, 2, 1), ups=(1, 1, 1, 1, 1, 0))   # 5 doublings: 256 from 8
 
-# %% ../../nbs/lib/nets/09_oasis.ipynb #c2572826425
+# %% ../../nbs/lib/nets/09_oasis.ipynb #c3149014350
 def renew_noise(
     z:Tensor,    # [B,nz] or a field [B,nz,h,w], of `draw_z` for example
     where,       # [H,W] or [B,H,W] bool, as large as the mask: `mask == 3`
     new:Tensor,  # as z: the noise that is wanted there
 ) -> Tensor:     # field [B,nz,H,W]
-    "`z` as a field of noise, and `new` where `where`: `gen(mask, renew_noise(z, mask == 3, gen.draw_z(1, mask.shape)))`"
+    "`z` as a field of noise, and `new` where `where`"
     where = plain(torch.as_tensor(where))
     if where.dtype != torch.bool or where.ndim not in (2, 3):
         raise ValueError(f"`where` is a map of True and False [H,W] or [B,H,W], such as `mask == 3`; "
                          f"this one is {where.dtype} {list(where.shape)}")
-    if where.ndim == 2: where = where[None]
-    return torch.where(where[:, None].to(z.device), as_field(new.to(z), where.shape[-2:]), as_field(z, where.shape[-2:]))
+    where, size = where.to(z.device).view(-1, 1, *where.shape[-2:]), where.shape[-2:]
+    return torch.where(where, as_field(new.to(z), size), as_field(z, size))
 
-# %% ../../nbs/lib/nets/09_oasis.ipynb #c617467843
+# %% ../../nbs/lib/nets/09_oasis.ipynb #c2510221272
 class CriticBlk(nn.Module):
     "LeakyReLU, conv, twice, plus shortcut: [B,ni,H,W] to [B,nf,h,w] (Schönfeld et al. 2021, Sec. A)"
     def __init__(self,
@@ -83,19 +83,18 @@ class CriticBlk(nn.Module):
         nf:int,                # channels out, and between
         before=nn.Identity(),  # makes a map larger, before the convolutions
         after=nn.Identity(),   # makes it smaller, behind them
-        act=nn.LeakyReLU(.2),  # before the first convolution; `nn.Identity()` where x is a picture
         weight_norm=spectral,  # wraps each convolution
     ):
         super().__init__()
         conv = lambda ni, ks: weight_norm(nn.Conv2d(ni, nf, ks, padding=ks//2))
         self.conv_0, self.conv_1, self.conv_s = conv(ni, 3), conv(nf, 3), conv(ni, 1) if ni != nf else nn.Identity()
-        self.before, self.after, self.act = before, after, act
+        self.before, self.after, self.act = before, after, nn.LeakyReLU(.2)
 
     def forward(self, x:Tensor) -> Tensor:
         y = self.conv_1(F.leaky_relu(self.conv_0(self.before(self.act(x))), .2))
         return self.after(y) + self.before(self.conv_s(self.after(x)))
 
-# %% ../../nbs/lib/nets/09_oasis.ipynb #c3388852735
+# %% ../../nbs/lib/nets/09_oasis.ipynb #c3261302508
 @remember_args
 class SegmentationCritic(nn.Module):
     "Picture [B,3,H,W] to a list of one scale of layers, the last logits [B,n_classes+1,H,W]: fake, then the classes"
@@ -111,10 +110,10 @@ class SegmentationCritic(nn.Module):
         self.n_classes, self.encode, self.scale = n_classes, encode(n_classes), 2**len(mults)
         down = [n_out, *(int(nf*m) for m in mults)]
         up = [*down[-2:0:-1], nf]                                              # the way back
-        seen = [down[-1], *(a + b for a, b in zip(down[-2:0:-1], up))]         # from the side, and from below
+        seen = [down[-1], *(a + b for a, b in zip(down[-2:0:-1], up[:-1], strict=True))]    # from the side and below
         block, half, double = partial(CriticBlk, weight_norm=weight_norm), nn.AvgPool2d(2), nn.Upsample(scale_factor=2)
-        acts = [nn.Identity(), *(nn.LeakyReLU(.2) for _ in mults[1:])]
-        self.downs = nn.ModuleList(block(a, b, after=half, act=o) for (a, b), o in zip(pairwise(down), acts, strict=True))
+        self.downs = nn.ModuleList(block(a, b, after=half) for a, b in pairwise(down))
+        self.downs[0].act = nn.Identity()                                      # it sees the picture
         self.ups = nn.ModuleList(block(a, b, before=double) for a, b in zip(seen, up, strict=True))
         self.last = nn.Conv2d(nf, n_classes + 1, 1)
         init_weights(self, gain=1)
@@ -123,9 +122,9 @@ class SegmentationCritic(nn.Module):
         "Raises ValueError unless pictures of (height, width) `size` can be halved as often as need be"
         if not any(s % self.scale for s in size): return
         near = [max(round(s/self.scale), 1)*self.scale for s in size]
-        raise ValueError(f"a picture of {size[0]}×{size[1]} pixels cannot be halved {len(self.downs)} times, as this critic "
-                         f"does; height and width must be multiples of {self.scale}, for example {near[0]}×{near[1]}; "
-                         "or give it fewer `mults`")
+        raise ValueError(f"a picture of {size[0]}×{size[1]} pixels cannot be halved {len(self.downs)} times, as this "
+                         f"critic does; height and width must be multiples of {self.scale}, for example "
+                         f"{near[0]}×{near[1]}; or give it fewer `mults`")
 
     def forward(self,
         image:Tensor,    # [B,3,H,W] in [-1,1]
@@ -137,7 +136,6 @@ class SegmentationCritic(nn.Module):
             raise ValueError(f"{len(image)} pictures but {len(ids)} masks; give a mask for each picture")
         feats, x = [], plain(image).to(self.last.weight.dtype)
         for block in self.downs: feats.append(x := block(x))
-        for i, block in enumerate(self.ups):
-            side = feats[len(self.downs) - 1 - i]                              # of this size, on the way down
-            feats.append(x := block(torch.cat([side, x], 1) if i else x))
+        for i, block in enumerate(self.ups):                                   # beside it what was of this size before
+            feats.append(x := block(torch.cat([feats[len(self.downs) - 1 - i], x], 1) if i else x))
         return [[*feats, self.last(x)]]

@@ -23,7 +23,7 @@ def equal_pixels(count:Tensor) -> Tensor:
     "Share of one pixel of each class, for counts [N]: each pixel counts the same"
     return torch.ones_like(count)/count.sum().clamp(min=1)
 
-# %% ../../nbs/lib/train/12_oasis.ipynb #c1317707785
+# %% ../../nbs/lib/train/12_oasis.ipynb #c3199184065
 def logits_of(pred) -> Tensor:
     "The map of logits [B,N+1,H,W], in float32 at least, in what a segmentation critic said"
     scales = [pred] if isinstance(pred, Tensor) else pred
@@ -37,13 +37,13 @@ def ids_for(mask, logits:Tensor) -> Tensor:
     "[B,H,W] ids of `mask` on the device of `logits`, don't-care as N; raises ValueError where the two do not fit"
     ids, n = as_ids(mask).to(logits.device), logits.shape[1] - 1
     if logits.shape[-2:] != ids.shape[-2:] or len(logits) != len(ids):
-        raise ValueError(f"the critic says logits {list(logits.shape)} of masks {list(ids.shape)}; a segmentation critic "
-                         "says [B,N+1,H,W], as large as the masks")
+        raise ValueError(f"the critic says logits {list(logits.shape)} of masks {list(ids.shape)}; a segmentation "
+                         "critic says [B,N+1,H,W], as large as the masks")
     if n < 255: ids = torch.where(ids == 255, n, ids)                     # what networks with `dontcare=True` do
     lo, hi = (int(o) for o in ids.aminmax())
     if lo < 0 or hi > n:
-        raise ValueError(f"the mask has id {lo if lo < 0 else hi}, but the critic tells {n} classes, 0..{n-1}, and {n} is "
-                         "don’t-care; build it for as many classes as the data have: `SegmentationCritic(n_classes)`")
+        raise ValueError(f"the mask has id {lo if lo < 0 else hi}, but the critic tells {n} classes, 0..{n-1}, and "
+                         f"{n} is don’t-care; build it for as many classes as the data have: `SegmentationCritic(n_classes)`")
     return ids
 
 # %% ../../nbs/lib/train/12_oasis.ipynb #c3559220118
@@ -81,7 +81,7 @@ def mix_mask(
     flat = coins.expand(len(ids), -1).gather(1, ids.flatten(1))
     return flat.view_as(ids)[:, None]
 
-# %% ../../nbs/lib/train/12_oasis.ipynb #c755026032
+# %% ../../nbs/lib/train/12_oasis.ipynb #c684465754
 class LabelMix(nn.Module):
     "Mean squared difference of the critic's logits of a mixture and the mixture of its logits, times `weight`"
     name = 'crit_mix'
@@ -91,7 +91,7 @@ class LabelMix(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def coins(self, n:int, n_ids:int) -> Tensor: return torch.randint(2, (n, n_ids))   # on the CPU: one seed, one result
+    def coins(self, n:int, n_ids:int) -> Tensor: return torch.randint(2, (n, n_ids))   # from the CPU: one seed
 
     def forward(self,
         critic,        # pictures to what the critic says of them
@@ -107,7 +107,7 @@ class LabelMix(nn.Module):
         said = logits_of(critic(torch.lerp(fake, real, m.to(real))))
         return self.weight*F.mse_loss(said, torch.lerp(fake_said, real_said, m))
 
-# %% ../../nbs/lib/train/12_oasis.ipynb #c2264129406
+# %% ../../nbs/lib/train/12_oasis.ipynb #c1385658271
 class OASISGeneratorLoss(GeneratorLoss):
     "The generator's terms by name, unweighted: `gan`, and `feat`, `vgg`, `kld`, as far as given"
     def __init__(self,
@@ -135,6 +135,7 @@ class OASISGeneratorLoss(GeneratorLoss):
         gan = self.gan.gen(fake_pred, mask if seen is None else seen.mask)
         return dict(gan=gan, **super().forward(fake_pred, real_pred, output, target, mu, logvar))
 
+# %% ../../nbs/lib/train/12_oasis.ipynb #c340504364
 class OASISCriticLoss(CriticLoss):
     "The critic's terms by name: `crit_fake`, `crit_real`, and that of a penalty: `crit_mix`"
     def __init__(self,
