@@ -23,7 +23,7 @@ def equal_pixels(count:Tensor) -> Tensor:
     "Share of one pixel of each class, for counts [N]: each pixel counts the same"
     return torch.ones_like(count)/count.sum().clamp(min=1)
 
-# %% ../../nbs/lib/train/12_oasis.ipynb #c3199184065
+# %% ../../nbs/lib/train/12_oasis.ipynb #c1954937383
 def logits_of(pred) -> Tensor:
     "The map of logits [B,N+1,H,W], in float32 at least, in what a segmentation critic said"
     scales = [pred] if isinstance(pred, Tensor) else pred
@@ -43,7 +43,8 @@ def ids_for(mask, logits:Tensor) -> Tensor:
     lo, hi = (int(o) for o in ids.aminmax())
     if lo < 0 or hi > n:
         raise ValueError(f"the mask has id {lo if lo < 0 else hi}, but the critic tells {n} classes, 0..{n-1}, and "
-                         f"{n} is don’t-care; build it for as many classes as the data have: `SegmentationCritic(n_classes)`")
+                         f"{n} is don’t-care; build it for as many classes as the data have: "
+                         "`SegmentationCritic(n_classes)`")
     return ids
 
 # %% ../../nbs/lib/train/12_oasis.ipynb #c3559220118
