@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/learner.html.md"""
 # %% auto #0
 __all__ = ['tiny', 'small', 'paper', 'presets', 'oasis', 'tiny_oasis', 'SpadeLearner', 'spade_learner']
 
-# %% ../nbs/lib/04_learner.ipynb #c3803942045
+# %% ../nbs/lib/04_learner.ipynb #c2245267707
 import warnings
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from .nets.generator import *
 from .nets.critic import *
 from .nets.encoder import *
 from .nets.oasis import *
+from .nets.oasis import oasis_layout
 from .train.losses import *
 from .train.step import gan_adam
 from .train.gan import *

@@ -13,12 +13,13 @@ from spade_fastai.nets.starts import *
 from spade_fastai.nets.generator import *
 from spade_fastai.nets.critic import MultiscaleDiscriminator
 from spade_fastai.nets.oasis import *
+from spade_fastai.nets.oasis import oasis_layout
 from spade_fastai.train.augment import *
 from spade_fastai.train.losses import FeatureMatchingLoss
 from spade_fastai.train.penalties import R1
 from spade_fastai.train.ema import EMA, average_
 from spade_fastai.train.oasis import *
-from spade_fastai.train.oasis import mix_mask
+from spade_fastai.train.oasis import equal_classes, equal_pixels, mix_mask
 from spade_fastai.train.step import GAN
 from spade_fastai.fast.switch import faster
 from spade_fastai.learner import oasis, spade_learner, tiny, tiny_oasis
