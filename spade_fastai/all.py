@@ -34,6 +34,7 @@ from .nets.clade import *
 from .nets.sean import *
 from .nets.multi import *
 from .nets.inade import *
+from .nets.oasis import *
 from .fast.ways import plain_math
 from .fast.drawing import folded
 from .fast.switch import *
@@ -48,6 +49,7 @@ from .train.callbacks import *
 from .train.memory import *
 from .train.ema import *
 from .train.resume import *
+from .train.oasis import *
 from .drawing import *
 from .saving import *
 from .learner import *

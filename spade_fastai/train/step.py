@@ -7,8 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/train/step.html.md"""
 # %% auto #0
 __all__ = ['GAN', 'gan_adam', 'GANStep']
 
-# %% ../../nbs/lib/train/05_step.ipynb #c2571794136
+# %% ../../nbs/lib/train/05_step.ipynb #c1788001649
 from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from fastai.learner import CastToTensor
@@ -19,7 +20,7 @@ from ..core import inputs_of, plain
 from ..guards import check_finite, not_finite
 from .losses import by_name
 
-# %% ../../nbs/lib/train/05_step.ipynb #01e3bc02
+# %% ../../nbs/lib/train/05_step.ipynb #c1680418921
 def halves(pred, n:int):
     "Split what a critic said of a batch, any nesting of lists, after `n` pictures"
     if isinstance(pred, Tensor): return pred[:n], pred[n:]
@@ -30,7 +31,14 @@ def given(**kwargs) -> dict:
     "Those of `kwargs` that are not None"
     return {k: v for k, v in kwargs.items() if v is not None}
 
-# %% ../../nbs/lib/train/05_step.ipynb #cf50662f
+class Seen(NamedTuple):
+    "What the critic saw in one lesson: in training, where `augment` changes it, another thing than what was drawn"
+    output:Tensor   # fakes [B,3,H,W]
+    target:Tensor   # real pictures [B,3,H,W]
+    mask:Tensor     # [B,H,W] int64, moved as the pictures were
+    critic:object   # asks the critic of further pictures of these masks, which are not changed any more
+
+# %% ../../nbs/lib/train/05_step.ipynb #c2710082776
 class GAN(nn.Module):
     "A generator, a critic and perhaps a style encoder under one roof; `forward` is the generator"
     def __init__(self,
@@ -52,16 +60,29 @@ class GAN(nn.Module):
             z, terms = self.encoder(z, self.generator.encode(x.mask, x.instance, maps=x.maps))
         return self.generator(x.mask, **given(z=z, instance=x.instance, maps=x.maps)), terms
 
-    def ask(self, pictures:Tensor, *xb):
-        "What the critic says of `pictures` [k·B,3,H,W], k times the batch"
+    def shown(self, pictures:Tensor, *xb) -> tuple:
+        "`pictures` [k·B,3,H,W], k times the batch, and the integer maps of the batch, as the critic is to see them"
         x = inputs_of(xb)
         maps = [o for o in (x.mask, x.instance) if o is not None]
-        if self.augment is not None and self.training: pictures, *maps = self.augment(pictures, *maps)
+        return self.augment(pictures, *maps) if self.augment is not None and self.training else (pictures, *maps)
+
+    def say(self, pictures:Tensor, *maps):
+        "What the critic says of what it is `shown`"
         return self.critic(pictures, *(torch.cat([o]*(len(pictures)//len(o))) for o in maps))
+
+    def ask(self, pictures:Tensor, *xb):
+        "What the critic says of `pictures` [k·B,3,H,W], k times the batch"
+        return self.say(*self.shown(pictures, *xb))
 
     def judge(self, fake:Tensor, real:Tensor, *xb):
         "What the critic says of `fake` and of `real`, judged in one batch"
-        return halves(self.ask(torch.cat([fake, plain(real)]), *xb), len(fake))
+        return self.judge_and_show(fake, real, *xb)[0]
+
+    def judge_and_show(self, fake:Tensor, real:Tensor, *xb) -> tuple:
+        "As `judge`, and what the critic saw"
+        pictures, *maps = self.shown(torch.cat([fake, plain(real)]), *xb)
+        seen = Seen(*halves(pictures, len(fake)), maps[0], lambda others: self.say(others, *maps))
+        return halves(self.say(pictures, *maps), len(fake)), seen
 
 # %% ../../nbs/lib/train/05_step.ipynb #5fd56de0
 @contextmanager
@@ -92,13 +113,13 @@ def gan_adam(
     opt.set_hypers(lr=lr)
     return opt
 
-# %% ../../nbs/lib/train/05_step.ipynb #6dc1696d
+# %% ../../nbs/lib/train/05_step.ipynb #c2185025693
 def loss_terms(learn, loss_func, default:str, real:Tensor, **more) -> dict:
     "What `loss_func` says of `learn.pred` and `real`, as weighted terms by name"
-    xb, judge, ask = learn.xb, learn.model.judge, learn.model.ask
-    fake_pred, real_pred = judge(learn.pred, real, *xb)
+    xb, gan = learn.xb, learn.model
+    (fake_pred, real_pred), seen = gan.judge_and_show(learn.pred, real, *xb)
     terms = by_name(loss_func, fake_pred=fake_pred, real_pred=real_pred, output=learn.pred, target=real,
-                    mask=plain(xb[0]), critic=lambda pictures: ask(pictures, *xb), **more)
+                    mask=plain(xb[0]), critic=lambda pictures: gan.ask(pictures, *xb), seen=seen, **more)
     if not isinstance(terms, dict): terms = {default: terms}
     return {k: learn.weights.get(k, 1)*v for k, v in terms.items()}
 
