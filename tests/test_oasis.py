@@ -4,7 +4,6 @@ from functools import partial
 import numpy as np, pytest, re, torch
 from torch import nn
 from fastai.vision.all import TensorMask, load_learner
-import parity
 from spade_fastai.core import *
 from spade_fastai.data.landcover import make_landcover
 from spade_fastai.data.items import SpadeDataLoaders
@@ -46,10 +45,9 @@ def map_first(tensors, nz):
     return {k: v.roll(-nz, 1) if sees_noise.search(k) and v.ndim == 4 else v for k, v in tensors.items()}
 
 @pytest.fixture
-def official(fixture, monkeypatch):
-    monkeypatch.setattr(parity, 'official_key', oasis_key)
+def official(fixture):
     def read(name):
-        f = fixture(name)
+        f = fixture(name, key=oasis_key)
         nz = f.hyper.get('z_dim', 0)
         f.t = map_first(f.t, nz)
         if (f.folder/'state_dict.safetensors').exists(): f.state = map_first(f.state, nz)
