@@ -29,6 +29,8 @@ from .nets.starts import *
 from .nets.generator import *
 from .nets.critic import *
 from .nets.encoder import *
+from .nets.pix2pix import *
+from .nets.concat import *
 from .fast.ways import plain_math
 from .fast.drawing import folded
 from .fast.switch import *
@@ -46,6 +48,7 @@ from .train.resume import *
 from .drawing import *
 from .saving import *
 from .learner import *
+from .baselines import *
 from .official import *
 from .metrics import *
 

@@ -40,7 +40,8 @@ def to_config(o):
     return {'name': name_of(o)}
 
 # %% ../nbs/lib/03_saving.ipynb #b5608226
-_rooms = 'core nets.norms nets.spectral nets.starts nets.generator nets.critic nets.encoder'.split()
+_rooms = '''core nets.norms nets.spectral nets.starts nets.generator nets.critic nets.encoder
+    nets.pix2pix nets.concat'''.split()
 _ours = tuple(f'spade_fastai.{o}' for o in _rooms)
 
 def _defined_there(module:str, attr:str):
