@@ -182,6 +182,11 @@ def test_a_mask_at_every_layer_stays(norm):
 
 # What does not fit
 
+@pytest.mark.parametrize('shape', [(1, 3), (1, 5, 4), (1, 4, 8, 8), (3,)])
+def test_z_that_does_not_fit(shape):
+    gen = GlobalGenerator(5, nf=4, n_down=2, n_blocks=1, nz=3)
+    with pytest.raises(ValueError, match='one feature a class, or a map'): gen(all_of(0), torch.zeros(shape))
+
 def test_a_map_of_one_pixel():
     gen = SPADEGenerator(5, nf=8, mults=(4, 2, 1), ups=(1, 1), norm=AffineNorm, start=partial(DownStart, n_down=2))
     with pytest.raises(ValueError, match='a map of one pixel'): gen(torch.zeros(2, 4, 4, dtype=torch.long))

@@ -50,7 +50,7 @@ def init_normal(
         if m.bias is not None: nn.init.zeros_(m.bias)
     return net
 
-# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c4130420689
+# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c4263556896
 class DownStart(nn.Module):
     "First features of the whole map: a 7×7 conv, then `n_down` halvings by 3×3 convs: [B,nf,h,w]"
     def __init__(self,
@@ -78,6 +78,9 @@ class DownStart(nn.Module):
                              "and doublings")
         x = cond.seg
         if self.nz:
+            if z.ndim not in (3, 4) or z.shape[2 if z.ndim == 3 else 1] != self.nz:
+                raise ValueError(f"z {list(z.shape)} must be [B,{self.n_ids},{self.nz}], one feature a class, or a map "
+                                 f"[B,{self.nz},H,W], such as `InstanceEncoder` makes")
             z = of_classes(z, cond.ids) if z.ndim == 3 else resize_nearest(z, cond.size)
             x = torch.cat([x.expand(len(z), -1, -1, -1), z.to(x.dtype)], 1)
         return self.layers(x)
