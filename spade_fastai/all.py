@@ -35,6 +35,8 @@ from .nets.sean import *
 from .nets.multi import *
 from .nets.inade import *
 from .nets.oasis import *
+from .nets.pix2pix import *
+from .nets.concat import *
 from .fast.ways import plain_math
 from .fast.drawing import folded
 from .fast.switch import *
@@ -53,6 +55,7 @@ from .train.oasis import *
 from .drawing import *
 from .saving import *
 from .learner import *
+from .baselines import *
 from .official import *
 from .metrics import *
 

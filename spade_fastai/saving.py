@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/saving.html.md"""
 # %% auto #0
 __all__ = ['to_config', 'from_config', 'modern', 'save_spade', 'read_config', 'load_gan', 'load_spade']
 
-# %% ../nbs/lib/03_saving.ipynb #c3420290326
+# %% ../nbs/lib/03_saving.ipynb #c360864561
 import json, os
 from contextlib import contextmanager
 from functools import partial
@@ -22,8 +22,8 @@ from .core import *
 from .core import name_of, saveables
 from .guards import check_finite
 from .data.readers import *
-from spade_fastai.nets import (clade, critic, encoder, generator, inade, multi, norms, oasis, sean, spectral,
-    starts)
+from spade_fastai.nets import (clade, concat, critic, encoder, generator, inade, multi, norms, oasis, pix2pix, sean,
+    spectral, starts)
 from .nets.generator import *
 from .train.callbacks import random_state_kept
 from .train.step import *
@@ -46,14 +46,15 @@ def to_config(o):
     if o is None or isinstance(o, (bool, int, float, str)): return o
     return {'name': name_of(o)}
 
-# %% ../nbs/lib/03_saving.ipynb #c979645413
+# %% ../nbs/lib/03_saving.ipynb #c3062334466
 _encoders, _norms = (OneHot, ClassEmbed, Scalar), (norms.SPADE, norms.CBN, norms.AdaIN, norms.SafeInstanceNorm)
 _starts = starts.MapStart, starts.NoiseStart, starts.MapNoiseStart, starts.MapFieldStart
 _nets = generator.SPADEGenerator, critic.MultiscaleDiscriminator, critic.NLayerDiscriminator, encoder.ConvEncoder
 _others = spectral.spectral, norms.base_norm, generator.NearestUp, critic.separate_nets, critic.shared_net
 _family = (clade.CLADE, clade.CLADEICPE, sean.SEAN, sean.SPADEPlusNoise, sean.RegionEncoder, multi.MultiSPADE,
            multi.MapBranch, multi.SplitBranch, multi.PartialBranch, inade.INADE, oasis.NoisySPADE,
-           oasis.SegmentationCritic)
+           oasis.SegmentationCritic, pix2pix.GlobalGenerator, pix2pix.UNetGenerator, pix2pix.InstanceEncoder,
+           concat.AffineNorm, concat.ConcatNorm, concat.CRN)
 _ours = {name_of(o): o for o in (*_encoders, *_norms, *_starts, *_nets, *_others, *_family)}
 _no_layers = 'container', 'module', 'rnn', 'transformer', 'lazy'      # of torch: what makes modules in a loop
 
