@@ -102,7 +102,7 @@ def style_z(
     if seed is None or 'mu' not in terms or 'logvar' not in terms: return z      # the style itself
     return reparameterize(terms['mu'], terms['logvar'], _rng(seed))
 
-# %% ../nbs/lib/02_drawing.ipynb #c590063686
+# %% ../nbs/lib/02_drawing.ipynb #c2553249392
 def checked_z(
     z,                    # what somebody gave for the noise or the style of one picture
     generator:nn.Module,  # that will draw it
@@ -113,7 +113,8 @@ def checked_z(
         raise ValueError(f"z is a float tensor [1,nz], not {getattr(z, 'dtype', type(z).__name__)}")
     if not z.isfinite().all(): raise ValueError("z holds NaN or infinite numbers")
     want = generator.draw_z(1, size, torch.Generator())
-    if z.ndim < 2 or len(z) != 1 or want is not None and z.shape[1] != want.shape[1]:
+    length = lambda t: t.shape[2 if t.ndim == 3 else 1]                      # [1,nz], [1,n_ids,nz], [1,nz,h,w]
+    if z.ndim < 2 or len(z) != 1 or want is not None and length(z) != length(want):
         like = '[1,nz]' if want is None else list(want.shape)
         raise ValueError(f"z has the shape {list(z.shape)}; this network takes {like} for a picture")
     return plain(z)

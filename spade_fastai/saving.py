@@ -46,15 +46,15 @@ def to_config(o):
     if o is None or isinstance(o, (bool, int, float, str)): return o
     return {'name': name_of(o)}
 
-# %% ../nbs/lib/03_saving.ipynb #c3062334466
+# %% ../nbs/lib/03_saving.ipynb #c258195571
 _encoders, _norms = (OneHot, ClassEmbed, Scalar), (norms.SPADE, norms.CBN, norms.AdaIN, norms.SafeInstanceNorm)
 _starts = starts.MapStart, starts.NoiseStart, starts.MapNoiseStart, starts.MapFieldStart
 _nets = generator.SPADEGenerator, critic.MultiscaleDiscriminator, critic.NLayerDiscriminator, encoder.ConvEncoder
 _others = spectral.spectral, norms.base_norm, generator.NearestUp, critic.separate_nets, critic.shared_net
 _family = (clade.CLADE, clade.CLADEICPE, sean.SEAN, sean.SPADEPlusNoise, sean.RegionEncoder, multi.MultiSPADE,
            multi.MapBranch, multi.SplitBranch, multi.PartialBranch, inade.INADE, oasis.NoisySPADE,
-           oasis.SegmentationCritic, pix2pix.GlobalGenerator, pix2pix.UNetGenerator, pix2pix.InstanceEncoder,
-           concat.AffineNorm, concat.ConcatNorm, concat.CRN)
+           oasis.SegmentationCritic, pix2pix.DownStart, pix2pix.GlobalGenerator, pix2pix.UNetGenerator,
+           pix2pix.InstanceEncoder, concat.AffineNorm, concat.ConcatNorm, concat.CRN)
 _ours = {name_of(o): o for o in (*_encoders, *_norms, *_starts, *_nets, *_others, *_family)}
 _no_layers = 'container', 'module', 'rnn', 'transformer', 'lazy'      # of torch: what makes modules in a loop
 

@@ -39,7 +39,7 @@ MUTATIONS = [Mutation(*o) for o in (
      'test_fast.py -k test_any_change_in_place'),
     ('subclass-guard', 'fast/00_ways', 'if kind(m) is not cls or', 'if not isinstance(m, cls) or',
      'test_fast.py -k "generator_of_such_norms and forward"'),
-    ('stale-copy', 'fast/07_drawing', ' and _same(numbers, memory.get(\'numbers\', []))', '',
+    ('stale-copy', 'fast/07_drawing', ' and _same_numbers(numbers, then): return copy', ': return copy',
      'test_fast.py -k test_no_write'),
     # networks and losses
     ('power-iteration-in-eval', 'nets/01_spectral', 'if self.training: self.iterate(w)', 'self.iterate(w)',

@@ -213,7 +213,7 @@ def source_of(
     src.found[:0] = [Finding('error', str(e), [e.file]) for e in closed]
     return src
 
-# %% ../../../nbs/lib/data/check/04_source.ipynb #c3302239719
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c3530425416
 def _class_file(src):
     "The class file of a folder and its reader, each None if it has none that can be read, which is noted once"
     if src.said is not None: return src.said
@@ -232,6 +232,7 @@ def _class_file(src):
             src.found.append(Finding('error', str(as_error(e, fn, 'class file')), [fn]))
     return src.said
 
+# %% ../../../nbs/lib/data/check/04_source.ipynb #c1566045968
 def _options(r, kw):
     "Names and options of the `MaskReader` `r`, so that a line of code can say them"
     as_reader(r, **kw)                                                        # refuses options beside a reader
