@@ -46,6 +46,7 @@ from .train.resume import *
 from .drawing import *
 from .saving import *
 from .learner import *
+from .apps.singan import load_singan, paper_singan, patch_distance, quick_singan, singan_learner
 from .official import *
 from .metrics import *
 

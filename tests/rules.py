@@ -139,7 +139,8 @@ def wrong_words(src):
 
 # Who may import whom
 
-FLOORS = ['core palette', 'data nets', 'train', 'fast', 'learner drawing saving', 'official metrics', 'commands']
+FLOORS = ['core palette', 'data nets', 'train', 'fast', 'learner drawing saving', 'apps', 'official metrics',
+          'commands']
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 LEAVES = {'official', 'metrics', 'commands'}
 

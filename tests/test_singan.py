@@ -4,8 +4,9 @@ from itertools import pairwise
 import numpy as np, pytest, torch
 from torch.nn import functional as F
 from fastai.vision.all import Callback, CancelFitException
-from spade_fastai.apps.singan import (FiveConvs, InTurn, PixelGP, ScaleByScale, SinGANCritic, SinGANGenerator,
-                                      load_singan, patch_distance, pyramid_sizes, quick_singan, singan_learner)
+from spade_fastai.apps.pyramid import FiveConvs, SinGANCritic, SinGANGenerator, pyramid_sizes
+from spade_fastai.apps.singan import (InTurn, PixelGP, ScaleByScale, load_singan, patch_distance, quick_singan,
+                                      singan_learner)
 from spade_fastai.nets.clade import CLADE
 from spade_fastai.train.resume import Checkpoint
 
@@ -141,12 +142,12 @@ def test_too_many_epochs(learned):
 class Stop(Callback):
     order = 2000
     def after_batch(self):
-        if self.training and self.epoch == 1 and self.iter == 10: raise CancelFitException
+        if self.training and self.epoch == 1 and self.iter == 8: raise CancelFitException
 
 def test_resumes_in_the_middle_of_a_scale(tmp_path):
     def learner(**kwargs):
         torch.manual_seed(3)
-        return singan_learner(two_fields(half()), preset=FEW, **kwargs)
+        return singan_learner(two_fields(half()), preset=dict(FEW, n_iter=10), **kwargs)      # the rate falls after 8
     whole = fit(learner(cbs=Checkpoint(tmp_path/'whole')))
     fit(learner(cbs=[Checkpoint(tmp_path/'cut', every=999), Stop()]))
     again = learner(cbs=Checkpoint(tmp_path/'cut', every=999, resume=True))
