@@ -224,7 +224,7 @@ class SinGANLearner(OnePicture, GANLearner):
         "Write networks, noise and the picture itself into one safetensors file, for `load_singan`"
         return save_spade(self.model, path, **extra)
 
-# %% ../../nbs/lib/apps/01_singan.ipynb #c2197633157
+# %% ../../nbs/lib/apps/01_singan.ipynb #c1192651177
 def picture_and_ids(picture, mask=None, max_size:int=250) -> tuple[Tensor, Tensor]:
     "[1,3,H,W] in [-1,1] and ids [1,H,W] (zeros without a mask), both with at most `max_size` pixels each way"
     x = as_tensor(picture)
@@ -238,7 +238,8 @@ def picture_and_ids(picture, mask=None, max_size:int=250) -> tuple[Tensor, Tenso
 def picture_loaders(x:Tensor, ids:Tensor, n:int) -> DataLoaders:
     "An epoch of `n` times the same (mask, picture)"
     item = TensorMask(ids[0]), TensorImage(x[0])
-    return DataLoaders(TfmdDL([item]*n, bs=1), TfmdDL([item], bs=1), device=default_device())
+    one = partial(TfmdDL, bs=1, num_workers=0)
+    return DataLoaders(one([item]*n), one([item]), device=default_device())
 
 # %% ../../nbs/lib/apps/01_singan.ipynb #c1823734781
 quick_singan = dict(
