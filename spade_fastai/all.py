@@ -56,6 +56,7 @@ from .drawing import *
 from .saving import *
 from .learner import *
 from .baselines import *
+from .apps.singan import load_singan, paper_singan, patch_distance, quick_singan, singan_learner
 from .official import *
 from .metrics import *
 

@@ -139,7 +139,7 @@ def wrong_words(src):
 
 # Who may import whom
 
-FLOORS = ['core guards palette noise', 'data nets', 'train', 'fast', 'learner drawing saving baselines',
+FLOORS = ['core guards palette noise', 'data nets', 'train', 'fast', 'learner drawing saving baselines', 'apps',
           'official metrics', 'commands']
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 LEAVES = {'official', 'metrics', 'commands'}

@@ -7,6 +7,7 @@ from spade_fastai.nets.norms import *
 from spade_fastai.nets.starts import *
 from spade_fastai.nets.generator import *
 from spade_fastai.nets.clade import *
+from spade_fastai.nets.clade import own_place
 from spade_fastai.nets.sean import *
 from spade_fastai.nets import sean as sean_room
 from spade_fastai.nets.multi import *

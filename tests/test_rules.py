@@ -106,6 +106,7 @@ ALLOWED = """
     4learner>fast.0switch 4learner>train.9resume 4learner>data.9items 4learner>2drawing
     3saving>2drawing 2drawing>fast.5drawing
     5official>3saving 6metrics>4learner 5official>nets.0norms
+    apps.0singan>4learner apps.0singan>train.4gan apps.1paint>apps.0singan commands.0train>apps.0singan
     commands.0train>6metrics commands.2check>commands.0train commands.2check>data.check.3report
     commands.1bench>5official"""
 FORBIDDEN = """
@@ -117,7 +118,8 @@ FORBIDDEN = """
     fast.0windows>data.9items fast.5spade>train.0losses
     2drawing>4learner 3saving>4learner 2drawing>5official 5official>6metrics 6metrics>5official
     4learner>commands.0train 6metrics>commands.0train commands.0train>commands.1bench 4learner>0all
-    4learner>apps.0paint""" # apps: a room that has no floor yet
+    4learner>apps.0paint apps.0singan>apps.1paint apps.0singan>6metrics apps.0singan>commands.0train
+    4learner>tools.0paint""" # tools: a room that has no floor
 
 def example(word):
     folder, number, name = re.fullmatch(r'((?:[a-z]+\.)*)(\d+)([a-z]+)', word).groups()
