@@ -124,7 +124,7 @@ def chance_kept(generator:nn.Module, rng):
     ours = all(type(m).__module__.startswith(('spade_fastai.', 'torch.nn.', 'fastai.')) for m in generator.modules())
     return nullcontext() if ours else random_state_kept(rng.initial_seed() % 2**63)
 
-# %% ../nbs/lib/02_drawing.ipynb #c78822515
+# %% ../nbs/lib/02_drawing.ipynb #c1810792472
 def _nth(i:int, n:int, z=None, seed=None, style=None, instance=None, maps=None) -> dict:
     "What belongs to the `i`-th of a list of `n` masks"
     if z is not None and len(z) not in (1, n): raise ValueError(f"{n} masks but {len(z)} z; give one, or one for each")
@@ -134,20 +134,49 @@ def _nth(i:int, n:int, z=None, seed=None, style=None, instance=None, maps=None) 
     return dict(z=z, seed=None if seed is None else seed + i, style=style, maps=maps,
                 instance=None if instance is None else instance[i])
 
+def _class_id(o, codes, n_ids:int) -> int:
+    "The id of a class by its name or by itself"
+    if isinstance(o, str) and o in codes: return codes.index(o)
+    if isinstance(o, int) and not isinstance(o, bool) and 0 <= o < n_ids: return o
+    raise ValueError(f"`style=` names the class {o!r}; the classes are {', '.join(map(str, codes or range(n_ids)))}")
+
+def region_styles(generator, styles:dict, ids:Tensor, reader, encoder) -> Tensor:
+    "z [1,n_ids,nz] of {class: picture, (picture, its mask) or z [nz]}; the other classes have their mean style"
+    if not hasattr(encoder, 'complete'):
+        raise ValueError("a style for each class needs an encoder by regions; train with `encoder=RegionEncoder(…)`")
+    z, codes = encoder.mean.clone()[None], list(getattr(reader, 'codes', []))
+    for name, style in styles.items():
+        i = _class_id(name, codes, len(encoder.mean))
+        if _is_z(style): row = plain(style).to(z).flatten()
+        else: row = _read_style(generator, style, ids, reader, encoder)[0, i]
+        if not row.any():
+            raise ValueError(f"the mask of the style picture for {name} has no {name}; take another picture, or pass "
+                             "(picture, its mask)")
+        z[0, i] = row
+    return z
+
+def _read_style(generator, style, ids:Tensor, reader, encoder, seed=None) -> Tensor:
+    "The z of a style picture, or (picture, its mask)"
+    style, its_ids = (style[0], drawn_ids(style[1], reader)) if isinstance(style, tuple) else (style, ids)
+    cond = None if _is_z(style) else Cond(generator.encode.ids(its_ids), generator.encode)
+    return style_z(style, encoder, seed, cond)
+
+# %% ../nbs/lib/02_drawing.ipynb #c1037554902
 def drawn_z(
     generator:nn.Module,    # draws z
     ids:Tensor,             # [H,W] class ids that will be drawn
     seed:int=None,          # of the draw
-    style=None,             # picture, z, or (picture, its mask); None: z from N(0, 1)
+    style=None,             # picture, z, (picture, its mask), or a dict of these by class; None: z from N(0, 1)
     reader=None,            # opens the mask of a style
     encoder=None,           # reads the style
 ) -> Tensor:                # as the generator has it, or None for one without noise
     "The z of one picture: of a style, or drawn"
-    if style is None:
-        return generator.draw_z(1, tuple(ids.shape), _rng(seed))
-    style, its_ids = (style[0], drawn_ids(style[1], reader)) if isinstance(style, tuple) else (style, ids)
-    cond = None if _is_z(style) else Cond(generator.encode.ids(its_ids), generator.encode)
-    return style_z(style, encoder, seed, cond)
+    complete = getattr(encoder, 'complete', None)                        # of an encoder by regions
+    if isinstance(style, dict): return region_styles(generator, style, ids, reader, encoder)
+    if style is None and complete: return encoder.mean[None]
+    if style is None: return generator.draw_z(1, tuple(ids.shape), _rng(seed))
+    z = _read_style(generator, style, ids, reader, encoder, seed)
+    return z if complete is None else complete(z)
 
 # %% ../nbs/lib/02_drawing.ipynb #c2578433521
 def check_weights(generator:nn.Module):
@@ -177,14 +206,14 @@ def as_picture(pic:Tensor) -> PILImage:
     "[3,H,W] in [-1,1] as a picture of 8 bits"
     return PILImage.create(((pic.float().cpu() + 1)*127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
-# %% ../nbs/lib/02_drawing.ipynb #c1897231275
+# %% ../nbs/lib/02_drawing.ipynb #c1750587941
 def generate(
     generator:nn.Module,  # a `SPADEGenerator`, or another that keeps to its protocol
     mask,                 # [H,W] class ids: file, PIL picture, array or tensor; or a list of these
     reader=None,          # `MaskReader` that opens masks; by default the generator's, where it has one
     z:Tensor=None,        # [1,nz] (or as the generator has it; [B,…] for a list), for a generator with noise
     seed:int=None,        # of the noise, when z is not given; None: another each time
-    style=None,           # picture, z, or (picture, its mask); a list for a list of masks; None: z from N(0, 1)
+    style=None,           # picture, z, (picture, its mask), or a dict by class; a list for a list; None: from N(0, 1)
     encoder=None,         # reads the style; by default the generator's, where it has one
     size=None,            # (height, width) or one number to resize the mask to (nearest); its own by default
     instance=None,        # instance ids [H,W] (file, picture, array or tensor), for an edge channel; a list for a list

@@ -14,7 +14,9 @@ from spade_fastai.nets.multi import *
 from spade_fastai.nets.inade import *
 from spade_fastai.nets.spectral import *
 from spade_fastai.official import official_key
-from test_own_parts import N_CLASSES, data, style_of, whole_way
+from spade_fastai.nets.sean import ClassLinear
+from spade_fastai.learner import spade_learner
+from test_own_parts import N_CLASSES, TOY, data, style_of, whole_way
 
 # CLADE
 
@@ -215,3 +217,30 @@ def test_the_whole_way(tmp_path, name):
     if style is not None: assert (np.array(learn.generate(mask, style=style, seed=3)) != by_z).any()
     norms = [type(m) for m in learn.model.generator.modules() if isinstance(m, ConditionalNorm)]
     assert len({*norms}) == (2 if name == 'last_plain' else 1) and SPADE not in norms
+
+# Styles by class
+
+def test_a_style_for_each_class(tmp_path):
+    dls, (mask, _, picture) = data(style=style_of)
+    parts = dict(generator=dict(start=MapStart, norm=sean), encoder=RegionEncoder(N_CLASSES, nf=4, nz=4))
+    learn = spade_learner(dls, TOY, n_classes=N_CLASSES, sample_grid=None, path=tmp_path, **parts)
+    torch.nn.init.normal_(learn.model.generator.conv_img.weight)
+    for m in learn.model.generator.modules():
+        if isinstance(m, ClassLinear): torch.nn.init.normal_(m.weight)
+    learn.model.encoder.mean.normal_()
+    mean, there = np.array(learn.generate(mask, seed=1)).astype(int), int(mask[0, 0])
+    assert np.array_equal(np.array(learn.generate(mask, seed=1, style={})), mean)
+    for style in (picture, (picture, mask), torch.ones(4)):
+        assert (np.array(learn.generate(mask, seed=1, style={there: style})) != mean).any()
+    gone = torch.full_like(mask, there)
+    whole = np.array(learn.generate(gone, seed=1, style=(picture, mask)))          # only one class is drawn
+    assert np.array_equal(whole, np.array(learn.generate(gone, seed=1, style={there: (picture, mask)})))
+    other = (there + 1) % N_CLASSES
+    assert np.array_equal(np.array(learn.generate(gone, seed=1, style={other: torch.ones(4)})),
+                          np.array(learn.generate(gone, seed=1)))                   # the style of a class that is not there
+    with pytest.raises(ValueError, match="names the class 'Watr'; the classes are"): learn.generate(mask, style={'Watr': picture})
+    with pytest.raises(ValueError, match=f'has no {other}'): learn.generate(mask, style={other: (picture, gone)})
+    plain = spade_learner(data()[0], TOY, n_classes=N_CLASSES, sample_grid=None)
+    with pytest.raises(ValueError, match='needs an encoder by regions'): plain.generate(mask, style={there: picture})
+    a, *_, b = learn.interpolate(mask, {there: torch.ones(4)}, {there: -torch.ones(4)}, 3)
+    assert (np.array(a) != np.array(b)).any()

@@ -352,14 +352,13 @@ def open_mask(
     mask.fn = file_name(fn)
     return mask
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c834023486
-def class_rows(rows, n_classes, ignore, ids, name, tolerance) -> np.ndarray:
-    "[H,W] class ids of `Rows`, checked if `n_classes` is given; uint8, or int32 for ids beyond 255"
+# %% ../../nbs/lib/data/08_masks.ipynb #c603820275
+def class_blocks(rows, n_classes, ignore, ids, name, tolerance):
+    "(slice of rows, class ids of distinct values, which of these each pixel has), checked if `n_classes` is given"
     def checked(vals, count, named):
         if n_classes is not None:
             return class_of(vals, count, n_classes, ignore, name, None if named else ids, tolerance, rows.nodata)
         return vals if NO_VALUE not in vals else class_of(vals[:1], lambda: count()[:1], 1, None, name, None, 0, None)
-    res = np.empty(rows.size, np.uint8 if n_classes is None or n_classes < 255 else np.int32)
     for at, a, named in rows.blocks():
         vals, inv = distinct(a)
         count = lambda inv=inv, n=len(vals): np.bincount(inv.ravel(), minlength=n)
@@ -369,6 +368,12 @@ def class_rows(rows, n_classes, ignore, ids, name, tolerance) -> np.ndarray:
             vals, counts = tally(rows)
             checked(vals, counts.copy, named)
             raise
+        yield at, to, inv
+
+def class_rows(rows, n_classes, *args) -> np.ndarray:
+    "[H,W] class ids of `Rows`, as `class_blocks` has them; uint8, or int32 for ids beyond 255"
+    res = np.empty(rows.size, np.uint8 if n_classes is None or n_classes < 255 else np.int32)
+    for at, to, inv in class_blocks(rows, n_classes, *args):
         if res.dtype == np.uint8 and (to.min() < 0 or to.max() > 255): res = res.astype(np.int32)
         res[at] = to.astype(res.dtype)[inv]
     return res

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/check/look.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/lib/data/check/00_look.ipynb #c3596673454
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c3431707170
 import hashlib, os
 from collections import Counter
 from copy import copy
@@ -19,7 +19,7 @@ from ..errors import about
 from ..grids import *
 from ..raster import *
 from ..files import AlignedMask, beyond_pillow, is_numpy, load_array, nodata_of, opened
-from ..masks import LOSSY, flat_mask, mask_values, pack_rgb, unpack_rgb
+from ..masks import LOSSY, flat_mask, mask_rows, pack_rgb, tally as tally_rows, unpack_rgb
 from ..images import *
 from ..headers import header_size, same_ground, same_size
 from ..readers import *
@@ -134,7 +134,7 @@ def _palette_colors(im):
     for i,n in counts.items(): res[colors[i] if i < len(colors) else (0, 0, 0)] += n
     return dict(res), {i: colors[i] for i in counts if i < len(colors)}
 
-# %% ../../../nbs/lib/data/check/00_look.ipynb #c1484236327
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c592898097
 def _look_mask(res, o):
     "Notes size, mode, colours and values of the mask; `o` is what a reader is given"
     im = _picture(res)
@@ -147,18 +147,21 @@ def _look_mask(res, o):
         else: res.colors = _colors(im)
         grey = all(r == g == b for r,g,b in res.colors)
         if im.mode != 'P' and not grey: return                                # colours, and no numbers
-    if res.lossy: a = np.asarray(im.convert('L'))
-    else: a, _, res.nodata = mask_values(o, None, f'mask {res.mask}')
-    res.values = tally(a)
+    if res.lossy:
+        a = np.asarray(im.convert('L'))
+        res.values = tally(a)
+        return
+    rows = mask_rows(o, None, f'mask {res.mask}')
+    res.nodata, res.values = rows.nodata, dict(zip(*(v.tolist() for v in tally_rows(rows)), strict=True))
 
-# %% ../../../nbs/lib/data/check/00_look.ipynb #c2709798298
+# %% ../../../nbs/lib/data/check/00_look.ipynb #c828523212
 def _read_mask(res, reader, o):
     "Notes the class ids of the mask, or why `reader` refuses it"
     res.errors.clear()
-    got = res.noting(reader.encodes, o)
+    got = res.noting(reader.count, o)
     if got is None: return
-    res.ids = tally(np.asarray(got))
-    res.size = res.size or got.size
+    res.ids, size = got
+    res.size = res.size or size
 
 # %% ../../../nbs/lib/data/check/00_look.ipynb #c2160518280
 def decode_image(fn, reader):

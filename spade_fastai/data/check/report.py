@@ -284,7 +284,17 @@ def _words(reader, given, cure):
     if 'ids' in kw and kw.get('codes') == list(dict.fromkeys(map(str, kw['ids'].values()))): kw.pop('codes')
     return kw
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c2569190743
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c220558605
+LARGE = 2**26   # pixels of a picture from which on it is a scene, of which chips are read, and never the whole
+
+def _of_scenes(src, reading, good, size):
+    "The code that reads chips of scenes, if all are large and lie in two folders; else None"
+    masks, images = ({o.parent for o in part} for part in zip(*src.used, strict=True))
+    large = all(o.size and o.size[0]*o.size[1] > LARGE for o in good)
+    if not large or len(masks) > 1 or len(images) > 1 or set(reading) - {'codes'} or src.instances: return None
+    kw = {**reading, 'size': size, 'bs': 8}
+    return Sentence(('SpadeDataLoaders.from_scenes', (str(images.pop()), str(masks.pop())), kw))
+
 def _sentence(src, reading, eye, bad, size):
     "The code that loads what can be loaded"
     few = len(src.lonely) < 6                                                   # partners to leave out by name
@@ -365,7 +375,7 @@ def _read(eye, src, codes, reading, progress):
     reader = MaskReader(**given)
     return eye(reader), reader, given, [*_guessed(looks, given, reading.get('ignore'))]
 
-# %% ../../../nbs/lib/data/check/05_report.ipynb #c1623952929
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c3727507158
 @delegates(MaskReader, but=['codes'])
 @delegates(source_of, keep=True)
 def check_masks(
@@ -391,7 +401,8 @@ def check_masks(
     left_out = {o.mask for o in bad}
     good = [o for o in looks if o.mask not in left_out]
     size = size or _size_of(good)
-    code = _sentence(src, _words(reader, given, cure), eye, bad, size) if size and good else None
+    words = _words(reader, given, cure)
+    code = _of_scenes(src, words, good, size) or _sentence(src, words, eye, bad, size) if size and good else None
     checked, said = _tried(code, eye, good, reader, said_by_file(src, codes))
     if said: found, code = [*found, Finding('error', str(said))], None
     found = [*src.found, *guessed, *found, *doubts(seen), *src.notes()]
