@@ -1,7 +1,7 @@
 "What all tests share. Set before torch and matplotlib are imported: few threads (the networks are tiny), no window."
 import os, random
 AT_ONCE = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))   # processes that share the tests among them
-if AT_ONCE > 1: os.environ['OMP_NUM_THREADS'] = str(max(1, os.cpu_count()//AT_ONCE))     # more would wait for each other
+if AT_ONCE > 1: os.environ['OMP_NUM_THREADS'] = str(max(1, os.cpu_count()//AT_ONCE))  # more would wait for each other
 os.environ.setdefault('OMP_NUM_THREADS', str(min(2, os.cpu_count())))
 os.environ.setdefault('MPLBACKEND', 'Agg')
 from importlib.util import find_spec

@@ -237,8 +237,9 @@ def test_a_style_for_each_class(tmp_path):
     assert np.array_equal(whole, np.array(learn.generate(gone, seed=1, style={there: (picture, mask)})))
     other = (there + 1) % N_CLASSES
     assert np.array_equal(np.array(learn.generate(gone, seed=1, style={other: torch.ones(4)})),
-                          np.array(learn.generate(gone, seed=1)))                   # the style of a class that is not there
-    with pytest.raises(ValueError, match="names the class 'Watr'; the classes are"): learn.generate(mask, style={'Watr': picture})
+                          np.array(learn.generate(gone, seed=1)))              # of a class that is not there
+    with pytest.raises(ValueError, match="names the class 'Watr'; the classes are"):
+        learn.generate(mask, style={'Watr': picture})
     with pytest.raises(ValueError, match=f'has no {other}'): learn.generate(mask, style={other: (picture, gone)})
     plain = spade_learner(data()[0], TOY, n_classes=N_CLASSES, sample_grid=None)
     with pytest.raises(ValueError, match='needs an encoder by regions'): plain.generate(mask, style={there: picture})
