@@ -125,8 +125,8 @@ MASK = np.zeros((8, 8), int)
 ODD = [*(dict(size=o) for o in (0, -8, '64', 32.5, True, (8, 0), (8, 8, 8), [8])),
        *(dict(seed=o) for o in (True, 3.5, -1, 'a', 2**64, np.float32(1), [1])),
        *(dict(z=o) for o in (torch.zeros(1, 5), torch.zeros(4), torch.zeros(2, 4), torch.zeros(1, 4).long(), 'z', 3,
-                             np.zeros((1, 4)), torch.full((1, 4), nan), torch.full((1, 4), inf), torch.zeros(1, 4, 3,
-                                 3),
+                             np.zeros((1, 4)), torch.full((1, 4), nan), torch.full((1, 4), inf),
+                             torch.zeros(1, 5, 3, 3),
                              torch.zeros(1, 4, dtype=torch.complex64))),
        *(dict(mask=o) for o in (MASK - 1, MASK + 3, MASK + .5, np.zeros((0, 8), int), torch.zeros(0, 0).long(),
                                 torch.full((8, 8), nan), np.zeros((2, 8, 8), int), MASK.astype(complex)))]

@@ -177,7 +177,7 @@ class Knob(nn.Module):
 
 def other_block(gen): gen.blocks[0] = SPADEResBlk(8, 8, partial(SPADE, encode=gen.encode, hidden=6)).eval()
 def assign(gen): gen.load_state_dict({k: v + .1 for k, v in gen.state_dict().items()}, assign=True)
-def foreach(gen): torch._foreach_add_([p.data for p in gen.blocks[1].parameters()], .1)
+def foreach(gen): torch._foreach_add_([p.data for p in gen.blocks[1].parameters()], .02)
 def swapped(gen): gen.conv_img.weight = nn.Parameter(gen.conv_img.weight.detach()*2)
 def statistics(gen): gen.blocks[0].norm_0.param_free_norm.running_var.data.fill_(3.)
 def spectral_vectors(gen): gen.blocks[0].conv_0.parametrizations.weight[0]._u.data.neg_()

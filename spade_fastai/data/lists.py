@@ -164,12 +164,11 @@ def _only(il, keep):
     lists = {k: at(getattr(il, k)) for k in ('masks', 'images', 'instances', 'styles')}
     return il.new(**lists, splits=splits, df=None if il.df is None else il.df.iloc[keep].reset_index(drop=True))
 
-# %% ../../nbs/lib/data/17_lists.ipynb #c359806244
+# %% ../../nbs/lib/data/17_lists.ipynb #c321818026
 def _checked_rows(text, fn):
     "Raises `MaskError` if `text` is no table: empty, a quote left open, two columns of one name, a row too long"
     def fails(what, line=None):
         return MaskError(f"{fn}{f', line {line}' if line else ''}: {what}", 'unreadable', fn, line)
-    if '\0' in text: raise fails("it is no UTF-8 text but perhaps UTF-16, or no text at all; save it anew as UTF-8")
     rows = csv.reader(io.StringIO(text, newline=''), delimiter=separator_of(text), skipinitialspace=True, strict=True)
     begin = 0
     try:

@@ -102,7 +102,7 @@ def _palette_colors(idx, im, table, name, tolerance):
         raise MaskError(f"{e}. {name} is a palette file; if its indices are the ids, pass the codes as a list of "
                         f"names, without colours", e.kind, value=e.value) from None
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c536396886
+# %% ../../nbs/lib/data/08_masks.ipynb #c1114556311
 def _without_alpha(im, raw, name):
     "Picture `im` without its alpha channel, and where it is hidden: [H,W] bool, or None"
     if ';16' in raw and im.mode in ('RGB', 'RGBA', 'LA'):
@@ -125,6 +125,7 @@ def _values_or_colors(im, raw, table, name, tolerance):
     a = np.asarray(im)
     if im.mode in _GREY:
         a = _grey_values(a, im, raw, name)
+        if table: a = whole_ids(a, name)
         return a, _as_greys(a*255 if im.mode == '1' and (255, 255, 255) in (table or ()) else a, table)
     if im.mode == 'P': return a, _palette_colors(a, im, table, name, tolerance)
     if im.mode != 'RGB':
@@ -352,7 +353,7 @@ def open_mask(
     mask.fn = file_name(fn)
     return mask
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c603820275
+# %% ../../nbs/lib/data/08_masks.ipynb #c3073363145
 def class_blocks(rows, n_classes, ignore, ids, name, tolerance):
     "(slice of rows, class ids of distinct values, which of these each pixel has), checked if `n_classes` is given"
     def checked(vals, count, named):
@@ -377,6 +378,14 @@ def class_rows(rows, n_classes, *args) -> np.ndarray:
         if res.dtype == np.uint8 and (to.min() < 0 or to.max() > 255): res = res.astype(np.int32)
         res[at] = to.astype(res.dtype)[inv]
     return res
+
+def class_counts(*args) -> dict:
+    "{class id: pixels} of `class_blocks`"
+    total = Counter()
+    for _, to, inv in class_blocks(*args):
+        counts = np.bincount(inv.ravel(), minlength=len(to))
+        for i, n in zip(to.tolist(), counts.tolist(), strict=True): total[i] += n
+    return dict(sorted((i, n) for i, n in total.items() if n))
 
 def tally(rows):
     "The sorted distinct values of `Rows`, and how often each is there"

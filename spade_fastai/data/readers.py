@@ -7,9 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/readers.html.md"""
 # %% auto #0
 __all__ = ['MaskReader', 'PILInstance', 'InstanceReader', 'PILStyle', 'PILMap', 'MapReader']
 
-# %% ../../nbs/lib/data/13_readers.ipynb #c1164406016
+# %% ../../nbs/lib/data/13_readers.ipynb #c3536146745
 import inspect
-from collections import Counter
 from difflib import get_close_matches
 import numpy as np
 from torch import Tensor
@@ -25,7 +24,7 @@ from .files import AlignedMask, beyond_pillow, file_name, first_few, is_numpy, l
 from .classes import *
 from .classes import Classes
 from .masks import *
-from .masks import class_blocks, mask_rows, mask_values
+from .masks import class_counts, mask_rows, mask_values
 from .images import *
 
 # %% ../../nbs/lib/data/13_readers.ipynb #c172944893
@@ -62,7 +61,7 @@ def _shown_colors(table, codes, ignore):
                         f"each id needs a name", 'classes', value=sorted(colors))
     return [colors[i] for i in sorted(colors)] if len(colors) == len(codes) else None
 
-# %% ../../nbs/lib/data/13_readers.ipynb #c2614717363
+# %% ../../nbs/lib/data/13_readers.ipynb #c2254401708
 class MaskReader(Transform):
     "Opens masks of one data set: files, pictures, arrays or tensors to checked class ids"
     input_types = AlignedMask, Path, str, bytes, Tensor, np.ndarray, Image.Image
@@ -88,13 +87,10 @@ class MaskReader(Transform):
 
     def count(self, o) -> tuple:
         "{class id: pixels} of a mask, read as `encodes` does but some rows at a time, and its (width, height)"
-        name, total = f'mask {file_name(o)}', Counter()
+        name = f'mask {file_name(o)}'
         with about(o.mask if isinstance(o, AlignedMask) else o), in_memory(name):
             rows = mask_rows(o, self.table, name, self.tolerance, self.ids)
-            for _, to, inv in class_blocks(rows, self.n_classes, self.ignore, self.ids, name, self.tolerance):
-                counts = np.bincount(inv.ravel(), minlength=len(to))
-                for i, n in zip(to.tolist(), counts.tolist(), strict=True): total[i] += n
-        return dict(sorted((i, n) for i, n in total.items() if n)), rows.size[::-1]
+            return class_counts(rows, self.n_classes, self.ignore, self.ids, name, self.tolerance), rows.size[::-1]
 
     @property
     def settings(self) -> dict:
