@@ -415,3 +415,16 @@ def test_a_learner_trains_on_chips(tmp_path):
     again = load_learner(tmp_path/'l.pkl')
     assert again.dls.size == (64, 64) and again.dls.codes == LANDCOVER_CODES
     assert again.generate(ids[:64, :64]).size == (64, 64)
+
+def test_large_scenes_are_proposed_as_chips(tmp_path, monkeypatch):
+    from spade_fastai.data.check import report as room
+    monkeypatch.setattr(room, 'LARGE', 2**14)
+    for o in ('labels', 'images'): (tmp_path/o).mkdir()
+    ids = np.kron(np.arange(16).reshape(4, 4) % 3, np.ones((128, 128), int)).astype(np.uint8)
+    for i in range(2):
+        Image.fromarray(np.roll(ids, i*50)).save(tmp_path/f'labels/{i}.png')
+        Image.fromarray(np.stack([np.roll(ids, i*50)*80]*3, -1)).save(tmp_path/f'images/{i}.png')
+    (tmp_path/'codes.txt').write_text('a\nb\nc\n')
+    report = room.check_masks(tmp_path, size=64, progress=False)
+    assert 'from_scenes' in report.code and 'it was run' in report.checked, report
+    assert {i: n for o in report.looks for i, n in o.ids.items()} == {0: 98304, 1: 81920, 2: 81920}
