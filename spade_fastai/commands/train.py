@@ -49,7 +49,7 @@ def _by_table(table, path, names, **kwargs):
     masks, images = [(a or b)[0] for a,b in zip(names, found[:2], strict=True)]
     return SpadeDataLoaders.from_df(df, path, masks=masks, images=images, split=by_words('split'), **kwargs)
 
-# %% ../../nbs/commands/04_train.ipynb #c963154356
+# %% ../../nbs/commands/04_train.ipynb #c2059091265
 def _as_reported(report, cure, device, workers, **mine):
     "The `DataLoaders` of a report's code, with `mine` (`bs`, `seed`) in place of what the report chose"
     if report.errors and not cure:
@@ -57,8 +57,11 @@ def _as_reported(report, cure, device, workers, **mine):
                          f"the folder as it proposes")
     for o in report.findings: print(shown(f"{'cured' if o.level == 'error' else o.level}: {as_options(o.text)}"))
     if isinstance(report.checked, Exception): raise report.checked
-    takes = {'SpadeDataLoaders.from_folder': ('bs', 'seed'), 'split_by_rand_pct': ('seed',), 'dataloaders': ('bs',)}
+    both = 'bs', 'seed'
+    takes = {'SpadeDataLoaders.from_folder': both, 'SpadeDataLoaders.from_scenes': both,
+             'split_by_rand_pct': ('seed',), 'dataloaders': ('bs',)}
     calls = [(n, a, {**kw, **{k: mine[k] for k in takes.get(n, ())}}) for n,a,kw in report.sentence.calls]
+    if calls[0][0] == 'SpadeDataLoaders.from_scenes': return Sentence(*calls).run(num_workers=workers).to(device)
     return Sentence(*calls).run(device=device, num_workers=workers)
 
 # %% ../../nbs/commands/04_train.ipynb #c4163545780

@@ -7,8 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/raster.html.md"""
 # %% auto #0
 __all__ = ['Scale', 'fit_scale', 'Raster', 'open_raster', 'tiled_copies']
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c3218849288
+# %% ../../nbs/lib/data/05_raster.ipynb #c2411677741
 import os
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from .errors import *
@@ -55,7 +56,15 @@ def lossy_raster(fn):
     if float(said.get('MAX_Z_ERROR', 0)) > 0: return f"{name} with errors up to {said['MAX_Z_ERROR']}"
     return look_into(fn).lossy or (name if said.get('COMPRESSION_REVERSIBILITY') == 'LOSSY' else None)
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c4142161131
+# %% ../../nbs/lib/data/05_raster.ipynb #c2932497973
+@contextmanager
+def damage_named(fn):
+    "Inside, what GDAL itself raises about the raster `fn` is an error that names it"
+    try: yield
+    except Exception as e:
+        if not type(e).__name__.startswith('CPLE'): raise                   # rasterio keeps the class to itself
+        raise MaskError(f"cannot read {fn}: {e}; the file is damaged, replace it", 'unreadable', fn) from e
+
 class RasterHeader:
     "What the header of a file says, or those of several files of one grid, a band or more in each"
     tagged = True                # does the NoData value of the file count as missing? (in some masks it is a class)
@@ -68,6 +77,10 @@ class RasterHeader:
             if not same_grid(raster_grid(o), self.grid):
                 raise ValueError(f"{self.fns[0]} has {self.grid}; {o} has {raster_grid(o)}. "
                                  "Bands of one raster must have the same pixels")
+        with damage_named(self.fns[0]): self._read_facts(sets)
+
+    def _read_facts(self, sets):
+        "Of all bands: types, NoData, what they are of colours, and whether pixels may be missing"
         every = lambda name: [o for ds in sets for o in getattr(ds, name)]
         self.dtypes, self.nodatas, self.colors = every('dtypes'), every('nodatavals'), every('colorinterp')
         self.block = sets[0].block_shapes[0]
@@ -91,7 +104,7 @@ class RasterHeader:
         said, names = '' if self.nodata is None else f', NoData {self.nodata:g}', ', '.join(o.name for o in self.fns)
         return f"Raster {names}: {self.count} bands {self.dtypes[0]}{said}, {self.grid}"
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c1544462126
+# %% ../../nbs/lib/data/05_raster.ipynb #c3808622636
 def checked_window(raster, window, grid):
     "`window`, checked to lie inside of `grid`"
     y, x, h, w = window = tuple(int(o) for o in window or (0, 0, *grid.size))
@@ -114,7 +127,7 @@ def read_stored(raster, window, bands):
             mine, ds = [b for b in bands if raster.where[b-1][0] == fn], opened_raster(fn)
             idx = [raster.where[b-1][1] for b in mine]
             try:
-                with in_memory(f'raster {fn}', (h, w), fn): a = ds.read(idx, window=win)
+                with in_memory(f'raster {fn}', (h, w), fn), damage_named(fn): a = ds.read(idx, window=win)
             except rio.errors.RasterioIOError as e:
                 raise MaskError(f"cannot read {fn} at row {y}, column {x}: {e}; the file is damaged, "
                                 "replace it", 'unreadable', fn) from e
