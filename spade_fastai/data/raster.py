@@ -43,7 +43,7 @@ class Scale:
         lines = ', '.join(f'{a:.6g}..{b:.6g}' for a,b in zip(self.lo, self.hi, strict=True))
         return f"Scale({why}{lines})"
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c1116471928
+# %% ../../nbs/lib/data/05_raster.ipynb #c2143890871
 def has_mask(flags):
     "Do GDAL's `flags` of a band say that the file has an internal mask?"
     names = {o.name for o in flags}
@@ -56,7 +56,6 @@ def lossy_raster(fn):
     if float(said.get('MAX_Z_ERROR', 0)) > 0: return f"{name} with errors up to {said['MAX_Z_ERROR']}"
     return look_into(fn).lossy or (name if said.get('COMPRESSION_REVERSIBILITY') == 'LOSSY' else None)
 
-# %% ../../nbs/lib/data/05_raster.ipynb #c2932497973
 @contextmanager
 def damage_named(fn):
     "Inside, what GDAL itself raises about the raster `fn` is an error that names it"
@@ -65,6 +64,7 @@ def damage_named(fn):
         if not type(e).__name__.startswith('CPLE'): raise                   # rasterio keeps the class to itself
         raise MaskError(f"cannot read {fn}: {e}; the file is damaged, replace it", 'unreadable', fn) from e
 
+# %% ../../nbs/lib/data/05_raster.ipynb #c296487303
 class RasterHeader:
     "What the header of a file says, or those of several files of one grid, a band or more in each"
     tagged = True                # does the NoData value of the file count as missing? (in some masks it is a class)
