@@ -38,7 +38,7 @@ MUTATIONS = [Mutation(*o) for o in (
     ('recompute-check', 'fast/02_recompute', 'note is not None and note.made == t._version', 'note is not None',
      'test_fast.py -k test_any_change_in_place'),
     ('subclass-guard', 'fast/00_ways', 'if kind(m) is not cls or', 'if not isinstance(m, cls) or',
-     'test_fast.py -k "generator_of_such_norms and forward"'),
+     'test_family.py -k "whole_way and SEAN"'),
     ('stale-copy', 'fast/07_drawing', ' and _same_numbers(numbers, then): return copy', ': return copy',
      'test_fast.py -k test_no_write'),
     # networks and losses
