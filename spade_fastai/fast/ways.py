@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #c2778486221
+# %% ../../nbs/lib/fast/00_ways.ipynb #c77501979
+MARK = '__default_init__'   # what fastai.layers writes on torch's activations, whenever it is imported
 _written = {}   # classes to all that stood in them, and in those that they build on, when they were first seen
 
 def kind(m:nn.Module) -> type:
@@ -25,12 +26,14 @@ def kind(m:nn.Module) -> type:
 
 def watch(cls):
     "Remember how `cls` is written now"
-    _written[cls] = [(vars(c), dict(vars(c))) for c in cls.__mro__ if c not in (nn.Module, object)]
+    body = lambda c: {k: v for k, v in vars(c).items() if k != MARK}
+    _written[cls] = [(vars(c), body(c)) for c in cls.__mro__ if c not in (nn.Module, object)]
 
 def unchanged(cls) -> bool:
     "Whether `cls` is written as it was when it was first seen"
     if cls not in _written: watch(cls)
-    return all(len(now) == len(then) and all(now.get(k) is v for k, v in then.items()) for now, then in _written[cls])
+    same = lambda now, then: len(now) - (MARK in now) == len(then) and all(now.get(k) is v for k, v in then.items())
+    return all(same(*o) for o in _written[cls])
 
 for _layer in (nn.Conv2d, nn.ReLU, nn.LeakyReLU, nn.Sequential, nn.BatchNorm2d, nn.InstanceNorm2d, nn.Linear):
     watch(_layer)
