@@ -9,7 +9,8 @@ from spade_fastai.fast.switch import faster
 from spade_fastai.nets.norms import SPADE, base_norms
 from spade_fastai.nets.generator import SPADEGenerator
 from spade_fastai.nets.concat import CRN, AffineNorm, ConcatNorm
-from spade_fastai.nets.pix2pix import DownStart, GlobalGenerator, InstanceEncoder, UNetGenerator, region_means, things
+from spade_fastai.nets.pix2pix import DownStart, GlobalGenerator, InstanceEncoder, UNetGenerator
+from spade_fastai.nets.pix2pix import mean_of_regions, things
 from spade_fastai.train.losses import FeatureMatchingLoss, GeneratorLoss, LeastSquaresLoss
 from spade_fastai.baselines import PixelGeneratorLoss, baselines, pix2pixhd_weights
 from spade_fastai.learner import spade_learner
@@ -104,10 +105,10 @@ def test_no_classes_told():
 def test_means_over_things():
     x = torch.tensor([[[[1., 2], [6, 8]]], [[[0., 2], [4, 2]]]])
     regions = torch.tensor([[[7, 7], [7, 1]], [[7, 7], [7, 7]]])
-    assert region_means(x, regions)[:, 0].tolist() == [[[3, 3], [3, 8]], [[2, 2], [2, 2]]]
+    assert mean_of_regions(x, regions)[:, 0].tolist() == [[[3, 3], [3, 8]], [[2, 2], [2, 2]]]
     outside = torch.tensor([[[-1, -1], [0, 0]], [[0, 0], [-1, 0]]])             # -1 of one picture is not 0 of another
     want = torch.tensor([[[1.5, 1.5], [7, 7]], [[4/3, 4/3], [4, 4/3]]])
-    assert torch.allclose(region_means(x, outside)[:, 0], want)
+    assert torch.allclose(mean_of_regions(x, outside)[:, 0], want)
     ids, instance = torch.tensor([[[0, 0], [1, 1]]]), torch.tensor([[[5, 6], [5, 5]]])
     assert things(Cond(ids, instance=instance)).unique(return_counts=True)[1].tolist() == [1, 1, 2]
     assert torch.equal(things(Cond(ids)), ids)

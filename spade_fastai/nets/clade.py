@@ -39,13 +39,21 @@ class CLADE(ConditionalNorm):
         edges = self.edge(cond.at(x.shape[-2:]).edges.to(y.dtype))           # [B,1,h,w]
         return torch.cat([y, edges.expand(len(y), -1, -1, -1)], 1)
 
-# %% ../../nbs/lib/nets/06_clade.ipynb #c2706890600
-def _own_place(ids:np.ndarray, skip=()) -> np.ndarray:
-    "For one mask [H,W]: [2,H,W]"
-    regions = np.zeros(ids.shape, np.int32)                                  # 0: left out
-    for cls in set(np.unique(ids)) - set(skip):
+# %% ../../nbs/lib/nets/06_clade.ipynb #c3442985099
+def patches(
+    ids:np.ndarray,  # [H,W] class ids
+    skip=(),         # classes that are left out
+) -> np.ndarray:     # [H,W] int32: 1, 2, 3 … in the order of the classes; 0 where left out
+    "The connected regions of one class each, corners included"
+    regions = np.zeros(ids.shape, np.int32)
+    for cls in sorted(set(np.unique(ids).tolist()) - set(skip)):
         found, _ = ndimage.label(ids == cls, np.ones((3, 3)))
         regions += np.where(found, found + regions.max(), 0)
+    return regions
+
+def _own_place(ids:np.ndarray, skip=()) -> np.ndarray:
+    "For one mask [H,W]: [2,H,W]"
+    regions = patches(ids, skip)
     count, res = np.bincount(regions.flat), []
     for at in np.indices(ids.shape):                                         # rows, then columns
         middle = np.bincount(regions.flat, at.flat)/np.maximum(count, 1)

@@ -7,39 +7,33 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/inade.html.md"""
 # %% auto #0
 __all__ = ['noise_of_things', 'INADE']
 
-# %% ../../nbs/lib/nets/10_inade.ipynb #c3675369497
+# %% ../../nbs/lib/nets/10_inade.ipynb #c3335832736
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor, nn
 from ..core import *
 from ..noise import *
 from ..noise import normal
 from .norms import *
+from .norms import at_pixels
+from .clade import patches
 
-# %% ../../nbs/lib/nets/10_inade.ipynb #c1896638207
-def _patches(ids:np.ndarray) -> np.ndarray:
-    "Numbers of the connected patches of one class in a mask [H,W]"
-    res, n = np.zeros(ids.shape, np.int64), 0
-    for cls in np.unique(ids):
-        found, k = ndimage.label(ids == cls, np.ones((3, 3)))
-        res += np.where(found, found - 1 + n, 0)
-        n += k
-    return res
+# %% ../../nbs/lib/nets/10_inade.ipynb #c2130571507
+def class_and_instance(cond:Cond) -> Tensor:
+    "[B,H,W] int64: another number for each class and instance; an id may stand in two classes"
+    instance = cond.instance - cond.instance.min()
+    return cond.ids*(instance.max() + 1) + instance
 
 def things_of(
     cond:Cond,   # with `instance`, or else with ids [B,H,W]
 ) -> Tensor:     # [B,H,W] int64: 0, 1, 2 … in each picture
     "The number of the thing that each pixel belongs to: an instance of a class, or a connected patch of one"
-    ids = cond.ids.cpu().numpy()
-    if cond.instance is None: things = [_patches(o) for o in ids]
-    else:
-        both = np.stack([ids, cond.instance.cpu().numpy()], -1)                       # an id may stand in two classes
-        number = lambda o: np.unique(o.reshape(-1, 2), axis=0, return_inverse=True)[1].reshape(o.shape[:2])
-        things = [number(o) for o in both]
-    return torch.from_numpy(np.stack(things)).to(cond.ids.device)
+    if cond.instance is not None:
+        return torch.stack([o.unique(return_inverse=True)[1] for o in class_and_instance(cond)])
+    things = np.stack([patches(o) - 1 for o in cond.ids.cpu().numpy()])
+    return torch.from_numpy(things).long().to(cond.ids.device)
 
-# %% ../../nbs/lib/nets/10_inade.ipynb #c1488155345
+# %% ../../nbs/lib/nets/10_inade.ipynb #c375790155
 def noise_of_things(
     cond:Cond,   # the condition, at full size
     nz:int,      # numbers for each thing
@@ -47,8 +41,7 @@ def noise_of_things(
     "Normal noise, the same over each thing"
     things = things_of(cond)
     noise = normal((len(things), int(things.max()) + 1, nz), torch.zeros(1, device=things.device))
-    picture = torch.arange(len(things), device=things.device)[:, None, None]
-    return noise[picture, things].movedim(-1, 1)
+    return at_pixels(noise, things)
 
 class INADE(ConditionalNorm):
     "gamma and beta of a thing drawn from the distribution of its class (Tan et al. 2021b, Sec. 3.2 and 3.3)"

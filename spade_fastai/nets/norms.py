@@ -109,6 +109,15 @@ class SPADE(ConditionalNorm):
         h = self.mlp_shared(cond.at(size).seg)         # [B,hidden,h,w]
         return self.mlp_gamma(h), self.mlp_beta(h)     # [B,nf,h,w] each
 
+# %% ../../nbs/lib/nets/00_norms.ipynb #c449896529
+def at_pixels(
+    vectors:Tensor,  # [B,n,nz], one for each number
+    numbers:Tensor,  # [B or 1,H,W] int64 of 0..n-1
+) -> Tensor:         # [B,nz,H,W]
+    "At each pixel the vector of its number"
+    picture = torch.arange(len(vectors), device=vectors.device)[:, None, None]
+    return vectors[picture, numbers].movedim(-1, 1)
+
 # %% ../../nbs/lib/nets/00_norms.ipynb #caed46ab
 def check_norm(
     norm_cls,               # makes a norm of a channel count and an encoder

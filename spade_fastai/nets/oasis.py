@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/oasis.html.md"""
 # %% auto #0
 __all__ = ['NoisySPADE', 'renew_noise', 'SegmentationCritic']
 
-# %% ../../nbs/lib/nets/09_oasis.ipynb #c2124711492
+# %% ../../nbs/lib/nets/09_oasis.ipynb #c1962339589
 from functools import partial
 from itertools import pairwise
 import torch
@@ -17,15 +17,9 @@ from ..core import *
 from ..core import plain
 from .norms import *
 from .spectral import *
+from .starts import as_field
 
-# %% ../../nbs/lib/nets/09_oasis.ipynb #c402715971
-def as_field(
-    z:Tensor,    # [B,nz], or a field [B,nz,·,·]
-    size:tuple,  # height and width
-) -> Tensor:     # [B,nz,*size]
-    "Noise at every pixel: a vector is repeated, a field resized, nearest"
-    return resize_nearest(z if z.ndim == 4 else z[..., None, None].expand(*z.shape, *size), size)
-
+# %% ../../nbs/lib/nets/09_oasis.ipynb #c710254406
 def map_and_noise(cond:Cond) -> Tensor:
     "The map of `cond` and noise beside it, [B,nc+nz,h,w]"
     z = cond.maps.get('z', cond.style)

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/pix2pix.html.md"""
 # %% auto #0
 __all__ = ['DownStart', 'GlobalGenerator', 'InstanceEncoder', 'UNetGenerator']
 
-# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c3489048186
+# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c1816390711
 from functools import partial
 from itertools import pairwise
 import torch
@@ -17,6 +17,9 @@ from fastai.layers import ConvLayer, NormType
 from ..core import *
 from ..core import plain
 from .norms import *
+from .norms import at_pixels
+from .sean import region_means
+from .inade import class_and_instance
 from .generator import *
 
 # %% ../../nbs/lib/nets/11_pix2pix.ipynb #c3380962827
@@ -33,11 +36,7 @@ def _up(ni:int, nf:int, base) -> nn.Module:
 
 def _to_picture(nf:int, no:int=3) -> nn.Module: return nn.Conv2d(nf, no, 7, padding=3, padding_mode='reflect')
 
-# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c2405476809
-def of_classes(z:Tensor, ids:Tensor) -> Tensor:
-    "From z [B,n_ids,nz], one a class, and ids [B or 1,H,W] to a map [B,nz,H,W]"
-    return z[torch.arange(len(z), device=z.device)[:, None, None], ids].movedim(-1, 1)
-
+# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c2741264236
 @torch.no_grad()
 def init_normal(
     net:nn.Module,    # changed in place
@@ -50,7 +49,7 @@ def init_normal(
         if m.bias is not None: nn.init.zeros_(m.bias)
     return net
 
-# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c4263556896
+# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c2503355894
 class DownStart(nn.Module):
     "First features of the whole map: a 7×7 conv, then `n_down` halvings by 3×3 convs: [B,nf,h,w]"
     def __init__(self,
@@ -81,7 +80,7 @@ class DownStart(nn.Module):
             if z.ndim not in (3, 4) or z.shape[2 if z.ndim == 3 else 1] != self.nz:
                 raise ValueError(f"z {list(z.shape)} must be [B,{self.n_ids},{self.nz}], one feature a class, or a map "
                                  f"[B,{self.nz},H,W], such as `InstanceEncoder` makes")
-            z = of_classes(z, cond.ids) if z.ndim == 3 else resize_nearest(z, cond.size)
+            z = at_pixels(z, cond.ids) if z.ndim == 3 else resize_nearest(z, cond.size)
             x = torch.cat([x.expand(len(z), -1, -1, -1), z.to(x.dtype)], 1)
         return self.layers(x)
 
@@ -133,8 +132,8 @@ class GlobalGenerator(GrowingGenerator):
         z = super().draw_z(n, size, rng)
         return None if z is None else z.tanh()
 
-# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c176902317
-def region_means(
+# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c2352197858
+def mean_of_regions(
     x:Tensor,        # [B,C,H,W] float
     regions:Tensor,  # [B,H,W] integers, one number a region within a picture
 ) -> Tensor:         # [B,C,H,W]
@@ -142,19 +141,17 @@ def region_means(
     regions = regions - regions.min()
     shift = torch.arange(len(regions), device=regions.device)[:, None, None]*(regions.max() + 1)
     _, at = (regions + shift).unique(return_inverse=True)                      # [B,H,W]: 0, 1, … over the batch
-    each = x.movedim(1, -1).flatten(0, 2).float()                              # [B·H·W,C]
-    total = each.new_zeros(int(at.max()) + 1, x.shape[1]).index_add(0, at.flatten(), each)
-    return (total/at.flatten().bincount()[:, None])[at].movedim(-1, 1).to(x.dtype)
+    tall = x.float().movedim(1, 0).flatten(1, 2)[None]                         # [1,C,B·H,W]: one picture of all
+    means = region_means(tall, at.flatten(0, 1)[None], int(at.max()) + 1)      # [1,n,C]
+    return at_pixels(means.expand(len(x), -1, -1), at).to(x.dtype)
 
 def things(
     cond:Cond,   # with ids [B,H,W], and perhaps instances
 ) -> Tensor:     # [B,H,W] int64
     "One number a class and instance; without instances, a class"
-    if cond.instance is None: return cond.ids
-    instance = cond.instance - cond.instance.min()
-    return cond.ids*(instance.max() + 1) + instance
+    return cond.ids if cond.instance is None else class_and_instance(cond)
 
-# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c3828346709
+# %% ../../nbs/lib/nets/11_pix2pix.ipynb #c336211541
 @remember_args
 class InstanceEncoder(nn.Module):
     "Picture [B,3,H,W] in [-1,1] to z [B,nz,h,w], the same at all pixels of a thing (Wang et al. 2018, Sec. 3.4)"
@@ -182,7 +179,7 @@ class InstanceEncoder(nn.Module):
             raise ValueError(f"a mask of {h}×{w} pixels is too small for this encoder; "
                              f"take {self.least} or more a side")
         if x.shape[-2:] != (h, w): x = F.interpolate(x, (h, w), mode='bilinear')
-        return region_means(self.layers(x)[..., :h, :w], things(cond)), {}
+        return mean_of_regions(self.layers(x)[..., :h, :w], things(cond)), {}
 
 # %% ../../nbs/lib/nets/11_pix2pix.ipynb #c1991330202
 class SkipStart(nn.Module):

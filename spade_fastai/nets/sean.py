@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/sean.html.md"""
 # %% auto #0
 __all__ = ['SPADEPlusNoise', 'SEAN', 'region_means', 'RegionEncoder']
 
-# %% ../../nbs/lib/nets/07_sean.ipynb #c2138415381
+# %% ../../nbs/lib/nets/07_sean.ipynb #c4159380218
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +16,7 @@ from ..noise import *
 from ..noise import normal
 from ..core import plain
 from .norms import *
+from .norms import at_pixels
 from .spectral import *
 
 # %% ../../nbs/lib/nets/07_sean.ipynb #c4291141873
@@ -45,7 +46,7 @@ class ClassLinear(nn.Module):
 
     def forward(self, x:Tensor) -> Tensor: return torch.einsum('bci,coi->bco', x, self.weight) + self.bias
 
-# %% ../../nbs/lib/nets/07_sean.ipynb #c1147447547
+# %% ../../nbs/lib/nets/07_sean.ipynb #c3143538888
 class SEAN(SPADEPlusNoise):
     "gamma and beta mixed from the mask and from the style of each region (Zhu et al. 2020, Sec. 3.2)"
     def __init__(self,
@@ -66,8 +67,7 @@ class SEAN(SPADEPlusNoise):
         if cond.regions is None:
             raise ValueError("SEAN needs a style for each class in the condition, z [B,n_ids,nz]: pass `style=` a "
                              "picture to a network with a `RegionEncoder`, or `z=`")
-        codes, picture = F.relu(self.fc(cond.regions)), torch.arange(len(cond.ids), device=cond.ids.device)
-        return codes[picture[:, None, None], cond.ids].movedim(-1, 1)
+        return at_pixels(F.relu(self.fc(cond.regions)), cond.ids)
 
     def gamma_beta(self, cond, size):
         (gamma, beta), style = super().gamma_beta(cond, size), self.style_map(cond.at(size))

@@ -42,7 +42,15 @@ class NoiseStart(nn.Module):
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor): return self.fc(z).view(z.shape[0], self.nf, *self.size)
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #c8576753
+# %% ../../nbs/lib/nets/02_starts.ipynb #c3225847971
+def as_field(
+    z:Tensor,    # [B,nz], or a field [B,nz,·,·]
+    size:tuple,  # height and width
+) -> Tensor:     # [B,nz,*size]
+    "Noise at every pixel: a vector is repeated, a field resized, nearest"
+    return resize_nearest(z if z.ndim == 4 else z[..., None, None].expand(*z.shape, *size), size)
+
+# %% ../../nbs/lib/nets/02_starts.ipynb #c3766817621
 class MapNoiseStart(nn.Module):
     "First features from the map and z, [B,nz] repeated over the pixels or [B,nz,·,·], by a 3×3 conv: [B,nf,h,w]"
     def __init__(self,
@@ -57,7 +65,7 @@ class MapNoiseStart(nn.Module):
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor):
         seg = cond.at(size).seg
-        z = resize_nearest(z if z.ndim == 4 else z[..., None, None].expand(*z.shape, *size), size).to(seg.dtype)
+        z = as_field(z, size).to(seg.dtype)
         return self.fc(torch.cat([seg.expand(z.shape[0], -1, -1, -1), z], 1))
 
 class MapFieldStart(MapNoiseStart):
