@@ -7,8 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/drawing.html.md"""
 # %% auto #0
 __all__ = ['style_z', 'generate', 'show_styles', 'interpolate', 'SpadeDrawer']
 
-# %% ../nbs/lib/02_drawing.ipynb #c862584138
-from contextlib import contextmanager, nullcontext
+# %% ../nbs/lib/02_drawing.ipynb #c2035138332
+from contextlib import nullcontext
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
@@ -59,20 +59,7 @@ def _float_maps(maps, size=None, device=None) -> dict:
     maps = {k: number(v).to(device, torch.float32)[None] for k, v in maps.items()}
     return maps if size is None else {k: resize_nearest(v, _pair(size)) for k, v in maps.items()}
 
-# %% ../nbs/lib/02_drawing.ipynb #c3095676828
-@contextmanager
-def eval_mode(*nets):
-    "Inside, `nets` are in eval mode and nothing is recorded for gradients; afterwards each layer is as it was"
-    roots = [(net, net.training) for net in nets if net is not None]
-    modes = [(m, m.training) for net, _ in roots for m in net.modules()]
-    for net, _ in roots: net.eval()
-    try:
-        with torch.no_grad(): yield
-    finally:
-        for net, mode in roots:
-            if mode: net.train()
-        for m, mode in modes: m.training = mode
-
+# %% ../nbs/lib/02_drawing.ipynb #c3948527636
 def _rng(seed=None) -> torch.Generator:
     "Random numbers of one's own, by `seed` or another each time; those of training stay as they are"
     return torch.Generator().manual_seed(fresh_seed() if seed is None else whole('seed', seed, 0, 2**63 - 1))

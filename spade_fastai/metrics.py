@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from .core import *
 from .core import plain
-from .drawing import eval_mode
+from .guards import in_eval
 
 # %% ../nbs/lib/06_metrics.ipynb #b3133d83
 class ColourClassifier:
@@ -61,9 +61,9 @@ def colour_accuracy(
     n_classes = learn.model.generator.n_classes
     if judge is None: judge = ColourClassifier.fit(islice(learn.dls.train, max_batches), n_classes)
     hits = dict(real=torch.zeros(2).long(), fake=torch.zeros(2).long())     # good pixels, and pixels that have a class
-    with eval_mode(learn.model):
+    with torch.no_grad():
         for mask, *rest, image in learn.dls.valid:
-            fake = learn.model(*learn._set_device((mask, *rest)))
+            fake = in_eval(learn.model)(*learn._set_device((mask, *rest)))
             for k, pic in dict(real=plain(image), fake=fake).items():
                 hits[k] += torch.tensor(judge.accuracy(pic, mask))
     res = {k: good/max(known, 1) for k, (good, known) in ((k, v.tolist()) for k, v in hits.items())}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
 from ..nets.norms import *
-from ..drawing import eval_mode
+from ..guards import in_eval
 
 # %% ../../nbs/lib/apps/00_pyramid.ipynb #c3065901740
 PATCH = 11   # height and width that five 3×3 convolutions see
@@ -188,7 +188,7 @@ class SinGANGenerator(Growing):
 
     def begin(self, k:int):
         if k > 0 and k != self.scale:
-            with eval_mode(self): before = resized(self.reconstruct(), self.sizes[k])
+            with torch.no_grad(): before = resized(in_eval(self).reconstruct(), self.sizes[k])
             self.amps[k] = .1*F.mse_loss(before, self.at(k)[0]).sqrt()
         super().begin(k)
 

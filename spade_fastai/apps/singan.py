@@ -29,7 +29,8 @@ from ..train.penalties import slopes
 from ..train.switchers import *
 from ..train.step import *
 from ..train.gan import *
-from ..drawing import drawn_ids, eval_mode
+from ..guards import in_eval
+from ..drawing import drawn_ids
 from ..saving import *
 from .pyramid import *
 from .pyramid import resized
@@ -150,7 +151,7 @@ class Sampler:
             raise ValueError(f"from_scale={first}: a picture enters at scale 1 (coarse, much is invented) to "
                              f"{gen.scale} (fine, hardly anything is)")
         if x is not None: x = resized(x.to(gen.amps), gen.size_at(first - 1, size))
-        with eval_mode(gen): return as_pil(gen.grow(ids, gen.draw_z(1, size, rng), x, first)[0])
+        with torch.no_grad(): return as_pil(in_eval(gen).grow(ids, gen.draw_z(1, size, rng), x, first)[0])
 
 # %% ../../nbs/lib/apps/01_singan.ipynb #c2383601705
 def pasted(new:PILImage, old:PILImage, where, feather:float) -> PILImage:
@@ -209,10 +210,10 @@ class OnePicture(Painter):
         size, rng = ids.shape[-2:], None if seed is None else torch.Generator().manual_seed(seed)
         step = size[0]/gen.size_at(max(gen.scale - 1, 0), size)[0] if gen.scale else 4/3
         n, x = max(round(math.log(factor)/math.log(step)), 1), gen.at(gen.scale)[0]
-        with eval_mode(gen):
+        with torch.no_grad():
             for i in range(1, n + 1):
                 x = resized(x, [round(s*factor**(i/n)) for s in size])
-                x = gen.finer(gen.scale, x, torch.randn(x.shape, generator=rng).to(x), ids)
+                x = in_eval(gen).finer(gen.scale, x, torch.randn(x.shape, generator=rng).to(x), ids)
         return as_pil(x[0])
 
 class SinGANLearner(OnePicture, GANLearner):

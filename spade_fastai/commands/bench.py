@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/bench.html.md"""
 # %% auto #0
 __all__ = ['Measured', 'in_turn', 'generators', 'drawers', 'agreement', 'plot_results', 'bench', 'main']
 
-# %% ../../nbs/commands/01_bench.ipynb #c1866866356
+# %% ../../nbs/commands/01_bench.ipynb #c366053349
 import os, platform, statistics, subprocess, sys, time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -26,6 +26,7 @@ from ..nets.norms import *
 from ..nets.starts import *
 from ..nets.generator import *
 from ..nets.critic import *
+from ..fast.ways import as_whole
 from ..fast.networks import *
 from ..fast.drawing import *
 from ..fast.switch import *
@@ -113,7 +114,7 @@ def bench_masks(
     if ids.ndim != 3: raise ValueError(f"the masks in {folder} hold colours; masks of class ids are needed")
     return torch.where(ids == 255, n_classes - 1, ids) % n_classes, name
 
-# %% ../../nbs/commands/01_bench.ipynb #2ecfb85f
+# %% ../../nbs/commands/01_bench.ipynb #c3675034886
 def _calm(gen:nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for p in gen.parameters(): nn.init.normal_(p, 0, p[0].numel()**-.5 if p.ndim > 1 else .1)
@@ -133,7 +134,9 @@ def generators(
 
 def drawers(gens:dict) -> dict:
     "What draws, by way: a generator switched fast would draw by its folded copy, so we ask it to grow as in training"
-    return dict(dense=gens['dense'], fast=partial(grow, gens['fast']), folded=folded(gens['fast']))
+    def grown(*args):
+        with as_whole(gens['fast']): return grow(gens['fast'], *args)
+    return dict(dense=gens['dense'], fast=grown, folded=folded(gens['fast']))
 
 # %% ../../nbs/commands/01_bench.ipynb #c82b7508
 def _off(a:Tensor, b:Tensor) -> float: return float((a - b).abs().max()/a.abs().max())
@@ -486,7 +489,7 @@ def _run(wanted, o:Setting, must:bool) -> list:
             print(f'monai  left out: {e}')
     return results
 
-# %% ../../nbs/commands/01_bench.ipynb #c1889242834
+# %% ../../nbs/commands/01_bench.ipynb #c3947033936
 def bench(
     quick:bool=False,        # a quarter of the width, pictures of 64 pixels, two rounds: a first look
     only:str=None,           # sections, such as 'draw,train'; all by default, `monai` where it is installed
@@ -504,9 +507,8 @@ def bench(
     nf, size, few, rounds = (16, 64, 2, min(rounds, 2)) if quick else (64, 256, 8, rounds)
     o = Setting(device, nf, size, few, rounds, masks, device.type == 'cuda' and not quick, quick)
     head = _head(o, only)
-    few_classes, many = head['masks'].values()
-    print(f"{head['machine']}, torch {torch.__version__}; network of nf={nf}; "
-          f"masks: {few_classes} (up to 35 classes), {many} (more)", flush=True)
+    print(f"{head['machine']}, torch {torch.__version__}; network of nf={nf}; masks: ", end='')
+    print("{} (up to 35 classes), {} (more)".format(*head['masks'].values()), flush=True)
     results = _run(wanted, o, must=only is not None)
     rates = _shares(results, device)
     out = dict(**head, matrix_rate_tflops=rates, results=[*map(_numbers, results)])

@@ -7,8 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/fast/ways.html.md"""
 # %% auto #0
 __all__ = ['ways', 'limits', 'Ways', 'plain_math', 'Way', 'with_limits']
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #028f32f7
-from contextlib import contextmanager
+# %% ../../nbs/lib/fast/00_ways.ipynb #c874953293
+import threading
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from inspect import signature
 from types import FunctionType, MethodType
@@ -16,13 +17,13 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #c77501979
+# %% ../../nbs/lib/fast/00_ways.ipynb #c4160249088
 MARK = '__default_init__'   # what fastai.layers writes on torch's activations, whenever it is imported
 _written = {}   # classes to all that stood in them, and in those that they build on, when they were first seen
 
 def kind(m:nn.Module) -> type:
     "The class of a module, without what parametrizations make of it"
-    return type(m).__bases__[0] if parametrize.is_parametrized(m) else type(m)
+    return type(m).__bases__[0] if 'parametrizations' in m._modules and parametrize.is_parametrized(m) else type(m)
 
 def watch(cls):
     "Remember how `cls` is written now"
@@ -38,11 +39,14 @@ def unchanged(cls) -> bool:
 for _layer in (nn.Conv2d, nn.ReLU, nn.LeakyReLU, nn.Sequential, nn.BatchNorm2d, nn.InstanceNorm2d, nn.Linear):
     watch(_layer)
 
+_hooks = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
+
 def _listened(m, known=()) -> bool:
     "Whether module `m` has hooks, other than of the kinds `known`"
-    kinds = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
-    hooks = (getattr(m, k, None) for k in kinds)
-    return any(not isinstance(h, known) for o in hooks if o for h in o.values())
+    own = vars(m)
+    for k in _hooks:
+        if own.get(k) and any(not isinstance(h, known) for h in own[k].values()): return True
+    return False
 
 @lru_cache
 def _methods(cls) -> frozenset:
@@ -51,10 +55,32 @@ def _methods(cls) -> frozenset:
 
 def _replaced(m) -> bool:
     "Whether a function of the class of `m` has another on `m` itself"
-    own = vars(m).keys() & _methods(type(m))
-    return bool(own) and any(not isinstance(vars(m)[k], Way) for k in own)
+    methods, own = _methods(type(m)), vars(m)
+    return not methods.isdisjoint(own) and any(not isinstance(own[k], Way) for k in methods & own.keys())
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #c661829174
+# %% ../../nbs/lib/fast/00_ways.ipynb #c568336150
+class _Sure(threading.local):
+    parts = frozenset()   # ids of the modules inside of one that was found as written and computes now
+_sure = _Sure()
+
+def _parts(m) -> list:
+    "`m` and all modules inside"
+    found, todo = {id(m): m}, [m]
+    for o in todo:
+        for c in o._modules.values():
+            if c is not None and id(c) not in found:
+                found[id(c)] = c
+                todo.append(c)
+    return todo
+
+@contextmanager
+def within(m):
+    "Inside, the parts of `m` count as written"
+    before, _sure.parts = _sure.parts, _sure.parts | set(map(id, _parts(m)))
+    try: yield
+    finally: _sure.parts = before
+
+# %% ../../nbs/lib/fast/00_ways.ipynb #c2092926107
 def as_written(
     m:nn.Module,   # asked of
     cls:type,      # what it should be
@@ -62,12 +88,19 @@ def as_written(
     outer=False,   # whether hooks on `m` itself matter, too: they do where a way does not call it
 ) -> bool:
     "Whether `m` is a `cls` as that was written, with nothing replaced and no hook inside"
-    if kind(m) is not cls or cls not in _written or _replaced(m): return False
-    if not all(map(unchanged, {kind(o) for o in {type(o): o for o in m.modules()}.values()})): return False
-    kinds = 'forward', 'forward_pre', 'backward', 'backward_pre'
-    if any(getattr(nn.modules.module, f'_global_{k}_hooks', None) for k in kinds): return False
-    if outer and _listened(m, known): return False
-    return not any(_replaced(o) or _listened(o, known) for o in m.modules() if o is not m)
+    if kind(m) is not cls or cls not in _written: return False
+    if id(m) in _sure.parts: return True
+    if any(getattr(nn.modules.module, f'_global{k}', None) for k in _hooks): return False
+    _, *inside = parts = _parts(m)
+    if _replaced(m) or outer and _listened(m, known): return False
+    if any(_replaced(o) or _listened(o, known) for o in inside): return False
+    return all(map(unchanged, {kind(o) for o in {type(o): o for o in parts}.values()}))
+
+# %% ../../nbs/lib/fast/00_ways.ipynb #c372067123
+@contextmanager
+def as_whole(m):
+    "Inside, ways look no further, if `m` is as it was written; else each looks for itself"
+    with within(m) if as_written(m, kind(m)) else nullcontext(): yield
 
 # %% ../../nbs/lib/fast/00_ways.ipynb #c4284492401
 def by_pixel(encode) -> bool:
@@ -75,7 +108,7 @@ def by_pixel(encode) -> bool:
     if encode is None or not vars(type(encode)).get('pixelwise') or not unchanged(type(encode)): return False
     return not _replaced(encode) and not any(_listened(o) for o in encode.modules())
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #c1558354350
+# %% ../../nbs/lib/fast/00_ways.ipynb #c2108926359
 class Ways(dict):
     "Classes of modules to functions that compute the same: `ways[cls] = way`, called with the module and its arguments"
     def __init__(self):
@@ -95,6 +128,7 @@ def plain_math():
     try: yield
     finally: _plain[0] -= 1
 
+# %% ../../nbs/lib/fast/00_ways.ipynb #c506994852
 class Way:
     "In the place of a module's `forward`: goes the faster way where there is one and the module is as it was written"
     def __init__(self, module:nn.Module): self.module, self.memory = module, {}
@@ -109,11 +143,14 @@ class Way:
     @property
     def __signature__(self): return signature(MethodType(type(self.module).forward, self.module))
     def __call__(self, *args, **kwargs):
-        m, way = self.module, ways.get(kind(self.module))
-        if way is not None and not _plain[0] and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
-            y = way(m, *args, **kwargs) if as_written(m, kind(m), ways.known.get(kind(m), ())) else NotImplemented
-            if y is not NotImplemented: return y
-        return type(m).forward(m, *args, **kwargs)
+        m, cls = self.module, kind(self.module)
+        way = None if _plain[0] or torch.compiler.is_compiling() or torch.jit.is_tracing() else ways.get(cls)
+        y = NotImplemented
+        if id(m) in _sure.parts and way: y = way(m, *args, **kwargs)
+        elif way and as_written(m, cls):
+            with within(m): y = way(m, *args, **kwargs)
+        elif way and cls in ways.known and as_written(m, cls, ways.known[cls]): y = way(m, *args, **kwargs)
+        return type(m).forward(m, *args, **kwargs) if y is NotImplemented else y
 
 # %% ../../nbs/lib/fast/00_ways.ipynb #cb5adc83
 limits = dict(

@@ -33,7 +33,7 @@ def things_of(
     things = np.stack([patches(o) - 1 for o in cond.ids.cpu().numpy()])
     return torch.from_numpy(things).long().to(cond.ids.device)
 
-# %% ../../nbs/lib/nets/10_inade.ipynb #c375790155
+# %% ../../nbs/lib/nets/10_inade.ipynb #c960749020
 def noise_of_things(
     cond:Cond,   # the condition, at full size
     nz:int,      # numbers for each thing
@@ -56,8 +56,12 @@ class INADE(ConditionalNorm):
         self.mean, self.dev = nn.Embedding(encode.n_ids, 2*nf), nn.Embedding(encode.n_ids, 2*nf)
         nn.init.zeros_(self.mean.weight); nn.init.ones_(self.dev.weight)
 
+    def noise(self, cond) -> Tensor:
+        "[B,nz,H,W]: z, where it is a map as large as the mask (a smaller one is the start's); or a draw a thing"
+        z = cond.full.maps.get('z')
+        return z if z is not None and z.shape[-2:] == cond.full.size else cond.full.once(noise_of_things, self.nz)
+
     def gamma_beta(self, cond, size):
-        z = cond.at(size).maps.get('z')                                                # [B,nz,h,w]
-        if z is None: z = resize_nearest(cond.full.once(noise_of_things, self.nz), size)
+        z = resize_nearest(self.noise(cond), size)                                     # [B,nz,h,w]
         n, ids = self.fc(z.to(self.fc.weight.dtype)), cond.at(size).ids
         return (self.mean(ids).movedim(-1, 1) + self.dev(ids).movedim(-1, 1)*n).chunk(2, 1)
