@@ -100,26 +100,21 @@ class SpadeLearner(GANLearner):
     def drawer(self) -> SpadeDrawer:
         "Generator, reader and encoder in one object"
         return SpadeDrawer(self.model.generator, getattr(self.dls, 'reader', None), self.model.encoder)
-
     @delegates(generate, but=['generator', 'reader', 'encoder'])
     def generate(self, mask, **kwargs):
         "Draw a picture for a mask (file, PIL picture, array or tensor), or a list of them for a list"
         return generate(self.drawer, mask, **kwargs)
-
     @delegates(interpolate, but=['generator', 'reader', 'encoder'])
     def interpolate(self, mask, a, b, n:int=5, **kwargs) -> list:
         "Pictures of one mask along the line between two styles (pictures, z or seeds)"
         return interpolate(self.drawer, mask, a, b, n, **kwargs)
-
     @delegates(show_styles, but=['generator', 'palette'])
     def show_styles(self, masks, styles, **kwargs):
         "Draw every mask in every style: masks down the side, style pictures along the top. Returns the axes"
         return show_styles(self.drawer, masks, styles, getattr(self.dls, 'palette', None), **kwargs)
-
     def save_spade(self, path, **extra) -> Path:
         "Write all networks, their configuration and the classes into one safetensors file"
         return save_spade(self.model, path, self.drawer.reader, **extra)
-
     @delegates(Learner.predict)
     def predict(self, item, **kwargs):
         "As `Learner.predict`: the decoded picture, again, and as the network gave it"
@@ -127,11 +122,9 @@ class SpadeLearner(GANLearner):
             raise ValueError("an item of this learner is (mask, style picture); pass both, or call "
                              "`learn.generate(mask)` for a picture in any style")
         with untouched(self): return super().predict(item, **kwargs)
-
     def show_results(self, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
         "As `Learner.show_results`: mask, real and fake of some items"
         with untouched(self): super().show_results(ds_idx, dl, max_n, shuffle, **kwargs)
-
     @delegates(Learner.export)
     def export(self, fname='export.pkl', **kwargs):
         "As `Learner.export`; `load_learner` runs what is in a pickle, so give others the file of `save_spade`"

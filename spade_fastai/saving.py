@@ -67,6 +67,7 @@ def _defined_there(module:str, attr:str):
     layer = isinstance(found, type) and issubclass(found, nn.Module)
     return found if layer and found.__module__ == module else None
 
+# %% ../nbs/lib/03_saving.ipynb #c1e07b5dd3d
 def _find(name:str, parts:dict):
     if not isinstance(name, str): raise ValueError(f"{name!r:.40} is no name of a part")
     module, _, attr = name.rpartition('.')

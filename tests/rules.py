@@ -17,11 +17,16 @@ class Cell(NamedTuple):
         "Lines that are neither empty nor directives of nbdev; none of prose"
         return [o for o in self.src.splitlines() if o.strip() and not o.startswith('#|')] if self.kind == 'code' else []
 
+    @property
+    def lines(self):
+        "As `code`, and empty lines"
+        return [o for o in self.src.splitlines() if not o.startswith('#|')] if self.kind == 'code' else []
+
 def cells_of(path):
     return [Cell(o['cell_type'], ''.join(o['source'])) for o in json.loads(path.read_text(encoding='utf-8'))['cells']]
 
 def long_cells(cells, most=40):
-    return [f'{len(o.code)} lines: {o.code[0][:60]!r}' for o in cells if o.exported and len(o.code) > most]
+    return [f"{len(o.lines)} lines: {o.code[0][:60]!r}" for o in cells if o.exported and len(o.lines) > most]
 
 def long_lines(text, most=120):
     lines = enumerate(text.splitlines(), 1)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from fastai.layers import PixelShuffle_ICNR
+from clear import agrees
 from spade_fastai.core import *
 from spade_fastai.nets.norms import *
 from spade_fastai.nets.spectral import *
@@ -228,13 +229,6 @@ def test_the_class_changed_after_the_fact():
 # Drawing by the folded copy
 
 def small_gen(**kw): return faster(lively(SPADEGenerator(4, nf=4, mults=(2, 2, 1), ups=(1, 1), **kw)).float().eval())
-
-def agrees(gen, mask):
-    with torch.no_grad():
-        got = gen(mask)
-        with plain_math(): want = gen(mask)
-    assert torch.allclose(got, want, atol=1e-5)
-    return got
 
 writes = dict(
     zero     = lambda p: p.data.zero_(),

@@ -5,12 +5,12 @@ import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from torch import nn
 from torch.nn.utils import parametrize
 from fastai.vision.all import Callback, ProgressCallback, noop
+from clear import agrees
 from spade_fastai.core import OneHot
 from spade_fastai.data.landcover import make_landcover
 from spade_fastai.data.items import SpadeDataLoaders
 from spade_fastai.drawing import generate
 from spade_fastai.fast.switch import faster
-from spade_fastai.fast.ways import plain_math
 from spade_fastai.learner import spade_learner
 from spade_fastai.nets.generator import SPADEGenerator, SPADEResBlk
 from spade_fastai.nets.norms import SPADE
@@ -163,13 +163,6 @@ def small(**kw):
     with torch.no_grad():
         for _ in range(15): gen.train()(torch.randint(0, 4, (2, 16, 16)))    # its statistics follow the weights
     return gen.eval()
-
-def agrees(gen, mask):
-    with torch.no_grad():
-        got = gen(mask)
-        with plain_math(): want = gen(mask)
-    assert torch.allclose(got, want, atol=1e-5)
-    return got
 
 class Knob(nn.Module):
     def __init__(self, by): super().__init__(); self.by = by

@@ -2,8 +2,8 @@
 thread, from the same seeds; each network is kept, then judged. A run that was stopped goes on where it was.
 
 python tools/family.py --out runs/family --minutes 2 --seeds 3     # train and judge
-python tools/family.py --out runs/family --report nbs/course/more  # family.csv and family.png for the chapter"""
-import argparse, csv, time
+python tools/family.py --out runs/family --report nbs/course/more  # family.csv and the pictures for the chapter"""
+import argparse, csv, shutil, time
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
@@ -51,7 +51,8 @@ def land_of(name, out, tiles, size):
     if not (land/'edges').exists(): draw_edges(land)
     blocks = SpadeMaskBlock(land/'codes.txt'), SpadeMapBlock('edges'), SpadeImageBlock()
     getters = [lambda o: o, lambda o: land/'edges'/o.name, lambda o: land/'images'/o.name]
-    block = DataBlock(blocks, get_items=get_image_files, splitter=FuncSplitter(held_back), getters=getters,
+    files = lambda folder: get_image_files(folder).sorted()
+    block = DataBlock(blocks, get_items=files, splitter=FuncSplitter(held_back), getters=getters,
                       n_inp=2)
     return block.dataloaders(land/'labels', **kw)
 
@@ -99,6 +100,34 @@ def run(o):
                 writer.writerow(row)
             print(row, flush=True)
 
+def drawn_by(name, o, tiles:int=4) -> list:
+    "The first held-back tiles drawn by a network, real, arrays [B,H,W,3] of bytes, and their masks"
+    dls, gan = land_of(name, o.out, o.tiles, o.size), load_gan(o.out/f'{name}-0.safetensors').eval()
+    set_seed(0)
+    *xb, y = dls.valid.one_batch()
+    with torch.no_grad(): fakes = gan(*xb)
+    as_bytes = lambda pics: ((pics[:tiles].clamp(-1, 1) + 1)*127.5).byte().permute(0, 2, 3, 1).numpy()
+    return [as_bytes(fakes), as_bytes(TensorBase(y).as_subclass(torch.Tensor)), xb[0][:tiles].as_subclass(torch.Tensor)]
+
+def report(o):
+    "The table, and one picture: a row a tile; mask, real picture, then every network"
+    import matplotlib.pyplot as plt
+    shutil.copy(o.out/'family.csv', o.report/'family.csv')
+    columns, palette = {}, Palette(LANDCOVER_CODES)
+    for name in NAMES:
+        fakes, reals, ids = drawn_by(name, o)
+        columns[name] = fakes
+    columns = {'mask': [palette.paint(m) for m in ids], 'real': reals, **columns}
+    fig, axs = plt.subplots(len(reals), len(columns), dpi=100, layout='constrained',
+                            figsize=(len(columns)*.9, len(reals)*.9 + .25))
+    for i, (name, pics) in enumerate(columns.items()):
+        for ax, pic in zip(axs[:, i], pics, strict=True):
+            ax.imshow(pic, interpolation='nearest')
+            ax.set_axis_off()
+        axs[0, i].set_title(name.replace(' at the ', '\nat the '), fontsize=6)
+    fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=0, hspace=0)
+    fig.savefig(o.report.parents[1]/'images'/'family.jpg', pil_kwargs=dict(quality=88))
+
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--out', type=Path, default=Path('runs/family'))
@@ -107,7 +136,8 @@ if __name__ == '__main__':
     p.add_argument('--tiles', type=int, default=1000)
     p.add_argument('--size', type=int, default=64)
     p.add_argument('--only', nargs='*', choices=NAMES)
+    p.add_argument('--report', type=Path, help='write the table and the pictures of what is trained into this folder')
     o = p.parse_args()
     torch.set_num_threads(1)
     o.out.mkdir(parents=True, exist_ok=True)
-    run(o)
+    report(o) if o.report else run(o)

@@ -165,7 +165,6 @@ class SinGANGenerator(Growing):
         for name, value in dict(amps=torch.ones(len(sizes)), z_rec=torch.randn(1, 1, h, w),
                                 picture=torch.zeros(1, 3, H, W), ids=torch.zeros(1, H, W, dtype=torch.long)).items():
             self.register_buffer(name, value)
-
     def fits(self, size):
         "Raises ValueError unless a patch fits into the coarsest scale of a picture of (height, width) `size`"
         if self.scale < 0: raise ValueError("nothing has been learned yet; call `learn.fit(learn.n_scales)` first")
@@ -173,19 +172,15 @@ class SinGANGenerator(Growing):
         if min(at) >= PATCH: return
         raise ValueError(f"{size[0]}×{size[1]} pixels are {at[0]}×{at[1]} at the coarsest scale, less than a patch of "
                          f"{PATCH}×{PATCH}; ask for at least {least} each way")
-
     def forward(self, mask, z:list=None) -> Tensor:
         ids = self.encode.ids(mask)
         return self.grow(ids, self.draw_z(len(ids), ids.shape[-2:]) if z is None else z)
-
     def at(self, k:int) -> tuple[Tensor, Tensor]:
         "The training picture [1,3,h,w] and its mask [1,h,w] at scale `k`"
         return resized(self.picture, self.sizes[k]), resize_nearest(self.ids, self.sizes[k])
-
     def reconstruct(self) -> Tensor:
         "What the fixed noise becomes: the training picture, if all is well; [1,3,h,w] at the finest scale begun"
         return self.grow(self.at(self.scale)[1], [self.z_rec, *[None]*self.scale])
-
     def begin(self, k:int):
         if k > 0 and k != self.scale:
             with torch.no_grad(): before = resized(in_eval(self).reconstruct(), self.sizes[k])

@@ -56,11 +56,9 @@ class SinGANLoss(nn.Module):
 class SinGAN(GAN):
     "Generator and critic of one picture; in validation its picture is the reconstruction"
     def forward(self, *xb) -> Tensor: return super().forward(*xb) if self.training else self.generator.reconstruct()
-
     def fake(self, *xb):
         pictures, terms = super().fake(*xb)
         return pictures, dict(terms, rec=self.generator.reconstruct()) if torch.is_grad_enabled() else terms
-
     def judge(self, fake, real, *xb):
         "What the critic says of each, by itself"
         return self.ask(fake, *xb), self.ask(plain(real), *xb)
@@ -76,9 +74,7 @@ class ScaleByScale(Callback):
         late:float=.8,   # share of an epoch after which …
         drop:float=.1,   # … the rate is this share of what it was
     ): self.late, self.drop = late, drop
-
     def before_fit(self): self.first, self.lrs = self.model.generator.scale + 1, None    # `validate` comes here, too
-
     def before_train(self):
         left = self.model.generator.n_scales - self.first
         if self.n_epoch > left:
@@ -86,7 +82,6 @@ class ScaleByScale(Callback):
                              f"{self.n_epoch} epochs are too many")
         if self.lrs is None: self.lrs = [o['lr'] for o in self.opt.hypers]
         for net in (self.model.generator, self.model.critic): net.begin(self.first + self.epoch)
-
     def before_batch(self):
         size = self.model.generator.sizes[self.model.generator.scale]
         self.learn.xb = (resize_nearest(plain(self.xb[0]), size),)
@@ -94,7 +89,6 @@ class ScaleByScale(Callback):
         if not self.training: return
         share = self.drop if self.iter >= self.late*self.n_iter else 1
         self.opt.set_hyper('lr', [o*share for o in self.lrs])
-
     def state_dict(self) -> dict: return dict(first=self.first, lrs=self.lrs)    # to go on in the middle of a scale
     def load_state_dict(self, state:dict): vars(self).update(state)
 
@@ -175,7 +169,6 @@ class Painter(Sampler):
         x = as_tensor(picture)
         rng = None if seed is None else torch.Generator().manual_seed(seed)
         return self._grown(ids_of(self.generator, tuple(x.shape[-2:]), mask), x, from_scale, rng)
-
     def edit(self,
         picture,               # the learned picture after cutting and pasting: file, PIL picture or array
         where=None,            # [H,W] true where it was changed: only there the result is new; None: everywhere
@@ -187,7 +180,6 @@ class Painter(Sampler):
         first = max(1, self.n_scales//2) if from_scale is None else from_scale
         new = self.paint(picture, first, **kwargs)
         return new if where is None else pasted(new, open_image(picture), where, feather)
-
     def harmonise(self,
         picture,               # with a thing in it that came from elsewhere: file, PIL picture or array
         where,                 # [H,W] true where the thing is

@@ -478,7 +478,7 @@ def _numbers(r) -> dict:
 def _run(wanted, o:Setting, must:bool) -> list:
     "The results of the sections, printed as they come"
     results = []
-    for name in (k for k in sections if k in wanted):
+    for name in (k for k in sections if k in wanted or k == 'growth' and 'data' in wanted):
         what = [k for k in GROWS if k in wanted] or GROWS
         try:
             for r in sections[name](o, what) if name == 'growth' else sections[name](o):

@@ -140,6 +140,7 @@ def _told(folder) -> tuple:
         raise ValueError(f"--resume {folder}: {file} does not hold the options of a run; start a new one") from e
     return told, config.get('planned_epochs')
 
+# %% ../../nbs/commands/03_options.ipynb #c198f33f8ca
 def _finished(folder):
     "Raises ValueError for a run that has nothing left to do"
     file = Path(folder)/'report.json'

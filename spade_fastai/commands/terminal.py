@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from fastcore.all import anno_parser
 from safetensors import SafetensorError
+from ..palette import printable
 
 # %% ../../nbs/commands/00_terminal.ipynb #c3310188543
 def shown(
@@ -24,8 +25,8 @@ def shown(
 ) -> str:
     "`text` as a terminal may show it: in one line, and what could steer the terminal written as `\\x1b`"
     text = str(text) if lines else ' '.join(str(text).split())
-    plain = lambda c: c.isprintable() or c in '\n\t' or unicodedata.category(c) == 'Zs'
-    text = ''.join(c if plain(c) else ascii(c)[1:-1] for c in text)
+    plain = lambda c: c in '\n\t' or unicodedata.category(c) == 'Zs'
+    text = ''.join(c if plain(c) else printable(c) for c in text)
     return text if lines or len(text) <= most else f'{text[:most]} …'
 
 # %% ../../nbs/commands/00_terminal.ipynb #c1255431897

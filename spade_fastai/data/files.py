@@ -181,9 +181,12 @@ def _place(p):
     s = os.stat(p)
     return s.st_dev, s.st_ino
 
-def _cannot_list(e):
-    raise MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, or "
-                    f"take it out", 'unreadable', Path(e.filename)) from e
+def _closed(e:OSError) -> MaskError:
+    "What to say of a folder that cannot be listed"
+    return MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, "
+                     f"or take it out", 'unreadable', Path(e.filename))
+
+def _cannot_list(e): raise _closed(e) from e
 
 def folders_below(path, only=(), closed=_cannot_list):
     "`path` and all real folders below it, each once, and the names of their files; `closed` is told of what is shut"
@@ -211,8 +214,7 @@ def closed_folders(path):
     "An error for each folder in or below `path` that cannot be looked into"
     errors = []
     for _ in folders_below(path, closed=errors.append): pass
-    return [MaskError(f"cannot look into folder {e.filename}: {e.strerror or e}; give yourself the right to read it, "
-                      f"or take it out", 'unreadable', Path(e.filename)) for e in errors]
+    return [*map(_closed, errors)]
 
 # %% ../../nbs/lib/data/06_files.ipynb #c2204900897
 PICTURE_ENDINGS = image_extensions | {'.npy', '.npz', '.img'}

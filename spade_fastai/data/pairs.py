@@ -98,6 +98,7 @@ def _telling(files):
         names = [''.join(p) for p in parts]
     return {o: re.sub(r'(?<!\d)0+(?=\d)', '', n) for o,n in zip(files, names, strict=True)}
 
+# %% ../../nbs/lib/data/11_pairs.ipynb #c1910efd904
 def _with_folders(stem, masks, images, most):
     "{file: its `stem` with as many folders before it as it takes to tell files apart}, up to `most`"
     names = {o: unicodedata.normalize('NFC', stem(o)) for fs in (masks, images) for o in fs}

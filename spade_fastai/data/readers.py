@@ -79,26 +79,21 @@ class MaskReader(Transform):
         self.ids = None if ids is None else _class_ids(ids, self.codes)
         colors = _shown_colors(table, self.codes, ignore)
         self.palette = Palette(self.codes, said.colors or colors)
-
     @property
     def n_classes(self) -> int: return len(self.codes)
-
     def encodes(self, o): return open_mask(o, self.table, self.n_classes, self.ignore, self.ids, self.tolerance)
-
     def count(self, o) -> tuple:
         "{class id: pixels} of a mask, read as `encodes` does but some rows at a time, and its (width, height)"
         name = f'mask {file_name(o)}'
         with about(o.mask if isinstance(o, AlignedMask) else o), in_memory(name):
             rows = mask_rows(o, self.table, name, self.tolerance, self.ids)
             return class_counts(rows, self.n_classes, self.ignore, self.ids, name, self.tolerance), rows.size[::-1]
-
     @property
     def settings(self) -> dict:
         "All of this reader, as JSON can hold it; `MaskReader.from_settings` is the way back"
         pairs = lambda d: None if d is None else [[list(k) if isinstance(k, tuple) else k, int(v)] for k,v in d.items()]
         return dict(codes=self.codes, table=pairs(self.table), ignore=self.ignore, ids=pairs(self.ids),
                     tolerance=self.tolerance, colors=self.palette.colors.tolist())
-
     @classmethod
     def from_settings(cls, d:dict):
         "The reader with these `settings`"

@@ -107,7 +107,6 @@ class RegionEncoder(nn.Module):
         self.register_buffer('mean', torch.zeros(n_ids, nz))
         self.register_buffer('seen', torch.zeros(n_ids))                 # in how many pictures
         init_weights(self)
-
     def forward(self,
         x:Tensor,   # [B,3,H,W] in [-1,1]
         cond:Cond,  # of the mask of these pictures
@@ -117,14 +116,12 @@ class RegionEncoder(nn.Module):
         z = region_means(x, ids, self.n_ids)
         if self.training: self._remember(z.detach(), ids)
         return z, {}
-
     @torch.no_grad()
     def _remember(self, z, ids):
         there = F.one_hot(ids.flatten(1), self.n_ids).any(1).to(z.dtype)             # [B,n_ids]
         self.seen += (n := there.sum(0))
         now = torch.einsum('bc,bcz->cz', there, z)/n.clamp(min=1)[:, None]           # the mean of this batch
         self.mean += (n/self.seen.clamp(1, 1000))[:, None]*(now - self.mean)         # of all, later of a thousand
-
     def complete(self,
         z:Tensor,     # [B,n_ids,nz]
     ) -> Tensor:

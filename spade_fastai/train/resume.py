@@ -297,6 +297,7 @@ def _set_learner(learn, counted:dict, device):
     if type(n := counted.get('train_iter', 0)) is not int or n < 0: raise ValueError(f'train_iter is {n!r:.40}')
     for k, v in counted.items(): setattr(learn, k, to_device(v, device) if k == 'last_loss' else v)
 
+# %% ../../nbs/lib/train/11_resume.ipynb #c61bcbc69cd
 def _set_opt(learn, state:dict, device):
     opt = learn.opt
     if isinstance(opt, Optimizer): return opt.load_state_dict(to_device(state, device))
@@ -446,7 +447,6 @@ class Checkpoint(CheckpointWriter):
     ):
         super().__init__(folder, every, minutes, keep)
         self.resume = resume
-
     def begin(self) -> int:
         "Called when training begins, after all `before_fit`: restore what there is, return the epoch to begin with"
         self.active, self.state = not hasattr(self.learn, 'lr_finder'), None
@@ -459,20 +459,17 @@ class Checkpoint(CheckpointWriter):
         self.state = read_checkpoint(self.file)
         _go_on(self.learn, self.state, self.file)
         return self.state['epoch']
-
     @contextmanager
     def at_work(self):
         "While this training runs no other one may use the folder; gives the epoch to begin with"
         if hasattr(self.learn, 'lr_finder'): yield self.begin()
         else:
             with only_one(self.folder): yield self.begin()
-
     def before_train(self):
         if not self.active: return
         if self.state and self.state['batch']: _restore(self.learn, self.state, self.state['start'], self.file)
         self.start = _random_state(self.learn)
         self.first = self.train_iter - (self.state['batch'] if self.state else 0)
-
     def batches(self):
         "(i, batch) of this epoch, from where we are"
         state, self.state = self.state, None

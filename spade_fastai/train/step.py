@@ -49,9 +49,7 @@ class GAN(nn.Module):
     ):
         super().__init__()
         self.generator, self.critic, self.encoder, self.augment = generator, critic, encoder, augment
-
     def forward(self, *xb) -> Tensor: return self.fake(*xb)[0]
-
     def fake(self, *xb) -> tuple[Tensor, dict]:
         "Pictures [B,3,H,W], and what the encoder says besides their z, by name"
         x, terms = inputs_of(xb), {}
@@ -59,25 +57,20 @@ class GAN(nn.Module):
         if self.encoder is not None and z is not None:
             z, terms = self.encoder(z, self.generator.encode(x.mask, x.instance, maps=x.maps))
         return self.generator(x.mask, **given(z=z, instance=x.instance, maps=x.maps)), terms
-
     def shown(self, pictures:Tensor, *xb) -> tuple:
         "`pictures` [k·B,3,H,W], k times the batch, and the integer maps of the batch, as the critic is to see them"
         x = inputs_of(xb)
         maps = [o for o in (x.mask, x.instance) if o is not None]
         return self.augment(pictures, *maps) if self.augment is not None and self.training else (pictures, *maps)
-
     def say(self, pictures:Tensor, *maps):
         "What the critic says of what it is `shown`"
         return self.critic(pictures, *(torch.cat([o]*(len(pictures)//len(o))) for o in maps))
-
     def ask(self, pictures:Tensor, *xb):
         "What the critic says of `pictures` [k·B,3,H,W], k times the batch"
         return self.say(*self.shown(pictures, *xb))
-
     def judge(self, fake:Tensor, real:Tensor, *xb):
         "What the critic says of `fake` and of `real`, judged in one batch"
         return self.judge_and_show(fake, real, *xb)[0]
-
     def judge_and_show(self, fake:Tensor, real:Tensor, *xb) -> tuple:
         "As `judge`, and what the critic saw"
         pictures, *maps = self.shown(torch.cat([fake, plain(real)]), *xb)
@@ -184,12 +177,10 @@ class GANStep(Learner):
         self.turns, self.who, self.terms, self.last_loss = ('generator', 'critic'), None, {}, {}
         super().__init__(dls, model, **kwargs)
         self.remove_cb(CastToTensor)
-
     def _do_epoch_train(self):
         super()._do_epoch_train()
         if not hasattr(self, 'lr_finder') and not self._grab_cbs(TerminateOnNaNCallback):
             check_finite(f'the model after epoch {self.epoch}', self.model)
-
     def _do_one_batch(self):
         if not self.training or not len(self.yb): return super()._do_one_batch()
         if not torch.is_grad_enabled():
@@ -198,7 +189,6 @@ class GANStep(Learner):
         self.terms = {}
         for self.who in checked(self.turns): self._turn()
         self.loss = self.last_loss.get('generator', self.loss)
-
     def _turn(self):
         "Train the network whose turn it is on this batch; the other rests"
         with resting(self.model.critic if self.who == 'generator' else self.model.generator):
@@ -207,7 +197,6 @@ class GANStep(Learner):
         self.model.zero_grad(set_to_none=True)           # a resting parameter has no gradient at all, not a zero
         self.terms.update(terms)
         self.last_loss[self.who] = self.loss
-
     def _gradients(self, share:float=1.) -> dict:
         "Terms of this batch, whose gradients are added to those that are there"
         with self.mixed_precision.autocast if hasattr(self, 'mixed_precision') else nullcontext():
@@ -220,5 +209,4 @@ class GANStep(Learner):
         if self.loss_grad.requires_grad: self._with_events(self._backward, 'backward', CancelBackwardException)
         self.pred = self.pred.detach()
         return {k: v.detach() for k, v in terms.items()}
-
     def _draw_for_critic(self) -> Tensor: return self.model.fake(*self.xb)[0]

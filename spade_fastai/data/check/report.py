@@ -205,6 +205,7 @@ def _errors(looks, kind, of_image=False):
 
 _USUAL_BANDS = {1: None, 2: (1, 1, 1), 3: None, 4: (1, 2, 3), 12: (4, 3, 2), 13: (4, 3, 2)}   # Sentinel-2 has 12 or 13
 
+# %% ../../../nbs/lib/data/check/05_report.ipynb #ce0e58a68f8
 def _cure_bands(eye, looks):
     "Other bands in `eye` where images do not have those that were asked for, and what to say about it"
     r = eye.image_reader
