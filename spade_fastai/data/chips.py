@@ -305,7 +305,9 @@ class SceneLoaders(DataLoaders):
         item_tfms=None,     # fastai transforms of one mask and image; default: a horizontal flip
         batch_tfms=None,    # fastai transforms of a batch
         num_workers:int=0,  # processes that read
+        device=None,        # where batches go; by default a GPU where there is one
         **kwargs
     ):
         "Chips of large scenes: `tile_pairs` and `dataloaders` in one line"
-        return tile_pairs(images, masks, codes, **kwargs).transform(item_tfms, batch_tfms).dataloaders(bs, num_workers)
+        pairs = tile_pairs(images, masks, codes, **kwargs).transform(item_tfms, batch_tfms)
+        return pairs.dataloaders(bs, num_workers, device=device)
