@@ -7,8 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/guards.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/lib/00b_guards.ipynb #c3651706173
-import operator
+# %% ../nbs/lib/00b_guards.ipynb #c377a4a330f
+import operator, os
+from pathlib import Path
 from types import MethodType
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,12 @@ def whole(
     if n is not None and n >= least and (most is None or n <= most): return n
     upto = f' to {most}' if most is not None else ' or more'
     raise ValueError(f"{name}={x!r} must be a whole number, {least}{upto}")
+
+# %% ../nbs/lib/00b_guards.ipynb #cbd6d0ad1d9
+def file_path(path) -> Path:
+    "`path` as a Path; raises ValueError unless it is a str or a Path with a name in it"
+    if isinstance(path, (str, os.PathLike)) and str(path) and '\0' not in str(path): return Path(path)
+    raise ValueError(f"{path!r} is no path; give the name of a file, as a str or a Path")
 
 # %% ../nbs/lib/00b_guards.ipynb #c481931976
 def not_finite(

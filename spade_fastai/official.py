@@ -7,38 +7,26 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/official.html.md"""
 # %% auto #0
 __all__ = ['load_official', 'save_official']
 
-# %% ../nbs/lib/05_official.ipynb #c3373820798
+# %% ../nbs/lib/05_official.ipynb #c1f74e923d7
 import inspect, re, zipfile
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from .core import *
-from .guards import check_finite
+from .guards import check_finite, file_path
 from .train.callbacks import random_state_kept
+from .official_names import (
+    Official, faults_of, generator_shape_faults, height_width, map_encoding, no_official_norms,
+    no_official_spectral, official_base, official_key, told_base, told_layout, told_start)
+from .official_family import FAMILY
 from .nets.norms import *
 from .nets.spectral import *
 from .nets.starts import *
 from .nets.generator import *
 from .nets.critic import *
 from .nets.encoder import *
-
-# %% ../nbs/lib/05_official.ipynb #c99728713
-BLOCKS = ['head_0', 'G_middle_0', 'G_middle_1', 'up_0', 'up_1', 'up_2', 'up_3', 'up_4']
-
-def official_key(
-    key:str,   # a name in the state dict of our generator, critic or encoder
-) -> str:
-    "The name that the official code has for it"
-    key = re.sub(r'^blocks\.(\d)\.', lambda m: f'{BLOCKS[int(m[1])]}.', key)
-    key = re.sub(r'^start\.fc\.', 'fc.', key)
-    key = re.sub(r'^layers\.(\d)\.', lambda m: f'layer{int(m[1]) + 1}.', key)
-    key = re.sub(r'^nets\.(\d)\.layers\.(\d)\.', r'discriminator_\1.model\2.0.', key)
-    key = re.sub(r'(\.model0\.0)\.0\.', r'\1.', key)                       # its first layer is nested once less
-    key = key.replace('parametrizations.weight.original', 'weight_orig')
-    return re.sub(r'parametrizations\.weight\.0\._([uv])$', r'weight_\1', key)
 
 # %% ../nbs/lib/05_official.ipynb #2b663e8a
 def official_keys(
@@ -50,70 +38,20 @@ def official_keys(
     shorter = lambda k: re.sub(r'^(layer\d|.*\.model[1-9]\.0)\.0\.', r'\1.', k) if flat else k
     return {k: shorter(official_key(k)) for k in net.state_dict()}
 
-# %% ../nbs/lib/05_official.ipynb #c20926203
-def told(given, seen, what:str):
-    "`given` if the file does not say otherwise"
-    if given is not None and seen is not None and given != seen:
-        raise ValueError(f"{what}={given!r} was given, but its tensors say {seen!r}; leave {what} out")
-    return given if seen is None else seen
-
-def map_encoding(nc:int, dontcare:bool, edges:bool) -> tuple:
-    "Number of classes, and the encoder that makes `nc` channels of them"
-    n = nc - bool(dontcare) - bool(edges)
-    if n < 1: raise ValueError(f"the map has {nc} channels, too few for dontcare={dontcare}, edges={edges}")
-    return n, partial(OneHot, dontcare=bool(dontcare), edges=bool(edges))
-
-def height_width(size) -> tuple|None:
-    "`size`, one number or (height, width), as (height, width)"
-    if size is None: return None
-    both = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if len(both) != 2 or not all(isinstance(o, int) and o > 0 for o in both):
-        raise ValueError(f"size={size!r} must be (height, width) in whole pixels, or one number for a square")
-    return both
-
-# %% ../nbs/lib/05_official.ipynb #c94776073
-def told_layout(upsampling, most:bool) -> str:
-    "Name of the layout: the file says whether it is `most`, the user which of the others"
-    if upsampling not in (None, *layouts):
-        raise ValueError(f"there is no upsampling={upsampling!r}, only {', '.join(layouts)}")
-    upsampling = told(upsampling, 'most' if most else None, 'upsampling')
-    if upsampling is None or (upsampling == 'most') != most:
-        raise ValueError("it has 7 blocks; whether its picture doubles five times or six is not in the file: pass "
-                         "upsampling='normal' or 'more'")
-    return upsampling
-
-def told_start(fc:Tensor, area:int, scale:int, size):
-    "How the generator with first layer `fc` starts; `area`: pixels of a linear start, `size`: that of the pictures"
-    first = None
-    if size is not None:                               # width, then the height rounded as the official code does
-        first = round(size[1]//scale*size[0]/size[1]), size[1]//scale
-        if 0 in first:
-            raise ValueError(f"size={tuple(size)} is too small: the picture is {scale} times as large as the first map")
-    if fc.ndim == 4:
-        exact = first is None or first == tuple(s/scale for s in size)
-        return MapStart if exact else partial(MapStart, size=first)
-    if first is None and int(area**.5)**2 == area: first = (int(area**.5),)*2
-    if first is None or first[0]*first[1] != area:
-        raise ValueError(f"it starts from noise with {area} pixels; pass size=(height, width) of its pictures, so that "
-                         f"height/{scale} times width/{scale} is {area}")
-    return partial(NoiseStart, nz=fc.shape[1], size=first)
-
-# %% ../nbs/lib/05_official.ipynb #c46904572
+# %% ../nbs/lib/05_official.ipynb #cc76254d2ee
 def as_generator(sd:dict, upsampling=None, size=None, base=None, dontcare=False, edges=False):
     "Our generator of the shape that the tensors `sd` tell"
     fc, fc_bias, shared = sd['fc.weight'], sd['fc.bias'], sd['head_0.norm_0.mlp_shared.0.weight']
     layout = layouts[told_layout(upsampling, 'up_4.conv_0.bias' in sd)]
     nf = (fc_bias if fc.ndim == 4 else sd['head_0.conv_0.bias']).numel()//16
-    stats = 'head_0.norm_0.param_free_norm.running_mean' in sd
-    if not (base == 'sync' and stats):                 # on one device the same arithmetic as batch norm
-        base = told(base, 'batch' if stats else 'instance', 'base')
+    base = told_base(base, 'head_0.norm_0.param_free_norm.running_mean' in sd)
     n, encode = map_encoding(shared.shape[1], dontcare, edges)
     start = told_start(fc, fc_bias.numel()//(16*nf), 2**sum(layout['ups']), height_width(size))
     norm = partial(SPADE, base=base, ks=shared.shape[-1], hidden=shared.shape[0])
     weight_norm = spectral if 'head_0.conv_0.weight_orig' in sd else nn.Identity()
     return SPADEGenerator(n, nf=nf, **layout, norm=norm, encode=encode, start=start, weight_norm=weight_norm)
 
-# %% ../nbs/lib/05_official.ipynb #c42624411
+# %% ../nbs/lib/05_official.ipynb #cb472bba863
 def told_layer(sd:dict, name:str) -> tuple:
     "Of the layer of critic or encoder called `name`: its weight, what makes the norm after it, and what wraps it"
     bare = f'{name}.bias' in sd
@@ -123,13 +61,14 @@ def told_layer(sd:dict, name:str) -> tuple:
     weight = sd[f'{conv}.weight_orig' if sn else f'{conv}.weight']
     return weight, dict(norm=norm, weight_norm=spectral if sn else nn.Identity())
 
-def as_critic(sd:dict, dontcare=False, edges=False):
+def as_critic(sd:dict, dontcare=False, edges=False, last_stride=1):
     "Our critic of the shape that the tensors `sd` tell"
     n_scales = len({k.split('.')[0] for k in sd})
     n_layers = max(int(m[1]) for m in (re.search(r'\.model(\d+)\.', k) for k in sd) if m)
     first = sd['discriminator_0.model0.0.weight']
     n, encode = map_encoding(first.shape[1] - 3, dontcare, edges)
-    net = partial(NLayerDiscriminator, **(told_layer(sd, 'discriminator_0.model1.0')[1] if n_layers > 1 else {}))
+    how = told_layer(sd, 'discriminator_0.model1.0')[1] if n_layers > 1 else {}
+    net = partial(NLayerDiscriminator, last_stride=last_stride, **how)
     return MultiscaleDiscriminator(n, nf=first.shape[0], n_layers=n_layers, n_scales=n_scales, encode=encode, net=net)
 
 def as_encoder(sd:dict):
@@ -138,10 +77,7 @@ def as_encoder(sd:dict):
     return ConvEncoder(nf=first.shape[0], nz=sd['fc_mu.weight'].shape[0], size=2**(n + 2), base=how['norm'],
                        weight_norm=how['weight_norm'])
 
-# %% ../nbs/lib/05_official.ipynb #c3688889682
-KINDS = {'conv_img.weight': ('generator', as_generator),      # a tensor that only this network has
-         'discriminator_0.model0.0.weight': ('critic', as_critic), 'fc_mu.weight': ('encoder', as_encoder)}
-
+# %% ../nbs/lib/05_official.ipynb #cb0c93f01a0
 def read_tensors(path:Path) -> dict:
     "The dict of tensors in a file of `torch.save`; nothing else is read"
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
@@ -154,6 +90,7 @@ def read_tensors(path:Path) -> dict:
         raise ValueError(f"{path} is not a checkpoint of tensors, or is damaged ({why}); nothing in it was run") from e
     if not isinstance(sd, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k,v in sd.items()):
         raise ValueError(f"{path} is no checkpoint of the official code, which is a dict of names and tensors")
+    if sd and all(k.startswith('module.') for k in sd): sd = {k.removeprefix('module.'): v for k,v in sd.items()}
     for k, v in sd.items(): check_tensor(path, k, v)
     check_finite(path, sd.items())
     return sd
@@ -171,92 +108,27 @@ def check_tensor(path, name:str, t:Tensor):
         raise ValueError(f"{path}: tensor {name} says that it has {t.numel()} numbers, {list(t.shape)}, but the file "
                          f"holds {there}")
 
-# %% ../nbs/lib/05_official.ipynb #c4120183494
-def shaped_like(sd:dict, path:Path, hints:dict) -> nn.Module:
-    "Our network of the shapes in `sd`, with first weights"
-    found = next((v for mark,v in KINDS.items() if mark in sd), None)
-    if found is None:
-        raise ValueError(f"{path} is no SPADE generator, critic or encoder of the official code: none of "
-                         f"{', '.join(KINDS)} is in it")
-    kind, make = found
-    if strange := ', '.join(sorted(set(hints) - set(inspect.signature(make).parameters))):
-        raise ValueError(f"{path} holds {kind} weights, for which {strange} means nothing; leave it out")
-    try: return make(sd, **hints)
-    except (RuntimeError, OverflowError, TypeError) as e:
-        why = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
-        raise ValueError(f"{path} is not SPADE's {kind}: no network has tensors of these shapes ({why})") from e
-    except KeyError as e: raise ValueError(f"{path} is not SPADE's {kind}: it has no tensor {e}") from e
-    except (IndexError, ZeroDivisionError) as e:
-        raise ValueError(f"{path} is not SPADE's {kind}: its tensors have other shapes ({e})") from e
-    except ValueError as e: raise ValueError(f"{path}: {e}") from e
-
-# %% ../nbs/lib/05_official.ipynb #c4074738000
-def fitting(net:nn.Module, sd:dict, path) -> dict:
-    "Our names by the official ones; raises ValueError unless `sd` has the tensors of `net`, in their shapes"
-    names, own = {v: k for k,v in official_keys(net).items()}, net.state_dict()
-    lost, extra = sorted(set(names) - set(sd)), sorted(set(sd) - set(names))
+# %% ../nbs/lib/05_official.ipynb #cb0885bb61c
+def refuse_misfit(net:nn.Module, sd:dict, path, what:Official):
+    "Raises ValueError unless `sd` has the tensors of `net`, in their shapes"
+    theirs = what.theirs(net)
+    lost, extra = sorted(set(theirs) - set(sd)), sorted(set(sd) - set(theirs))
     if lost or extra:
         raise ValueError(f"{path} does not fit: {len(lost)} tensors are missing ({', '.join(lost[:3])}), "
                          f"{len(extra)} are not known ({', '.join(extra[:3])})")
     for k, v in sd.items():
-        if (ours := own[names[k]].shape) != v.shape:
+        if (ours := theirs[k].shape) != v.shape:
             raise ValueError(f"{path} does not fit: tensor {k} is {list(v.shape)}, the network has {list(ours)}")
-    return names
 
-# %% ../nbs/lib/05_official.ipynb #c2262441313
-def load_official(
-    path,                   # `*_net_G.pth`, `*_net_D.pth` or `*_net_E.pth` of the official code
-    upsampling:str=None,    # of a generator: 'normal', 'more' or 'most'; not needed for 'most'
-    size=None,              # of a generator that starts from noise: (height, width) of its pictures, if not square
-    base:str=None,          # of a generator, its norm: 'batch' or 'instance' (the file knows), or 'sync'
-    dontcare:bool=False,    # of a generator or critic: the map has a channel for don't-care, where the mask is 255
-    edges:bool=False,       # of a generator or critic: the map's last channel is that of instance edges
-) -> nn.Module:
-    "Our generator, critic or encoder with the weights of an official checkpoint, in eval mode on the CPU"
-    sd = read_tensors(path := Path(path))
-    hints = dict(upsampling=upsampling, size=size, base=base, dontcare=dontcare, edges=edges)
-    hints = {k: v for k,v in hints.items() if v not in (None, False)}
-    with random_state_kept(), torch.inference_mode(False):
-        with torch.device('meta'): names = fitting(shaped_like(sd, path, hints), sd, path)
-        net = shaped_like(sd, path, hints)
-        net.load_state_dict({names[k]: v for k,v in sd.items()})
-    return net.eval()
-
-# %% ../nbs/lib/05_official.ipynb #c11366756
-def wrapped(m) -> bool: return parametrize.is_parametrized(m)
-
-def faults_of(kind:dict) -> list[str]: return [k for k,wrong in kind.items() if wrong]
-
-def no_official_norms(ms) -> bool:
-    "Do middle layers of critic or encoder have norms that the official code has not? Its batch norms have weights here"
-    free_kinds = nn.Identity, SafeInstanceNorm, nn.InstanceNorm2d
-    plain_norm = lambda m: type(m) in free_kinds and not getattr(m, 'affine', False)
-    batch_norm = lambda m: type(m) in (nn.BatchNorm2d, nn.SyncBatchNorm) and m.affine
-    return len({type(m) for m in ms}) > 1 or not all(plain_norm(m) or batch_norm(m) for m in ms)
-
-def no_official_spectral(some, never) -> bool:
-    "Is spectral norm on a part of the layers `some` only, or on any of `never`?"
-    return len({wrapped(m) for m in some}) > 1 or any(wrapped(m) for m in never)
-
-# %% ../nbs/lib/05_official.ipynb #c26314431
+# %% ../nbs/lib/05_official.ipynb #cbf4d525acf
 def generator_faults(net:SPADEGenerator) -> list[str]:
     "What of `net` the official code has no option for"
     norms = [m for m in net.modules() if isinstance(m, ConditionalNorm)]
     spades = [m for m in norms if isinstance(m, SPADE)]
-    bases = nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d
-    official = lambda m: type(m) is SPADE and isinstance(m.param_free_norm, bases) and not m.param_free_norm.affine
-    shape = tuple(net.init_args['mults']), tuple(net.init_args['ups'])
-    convs = [m for b in net.blocks for m in (b.conv_0, b.conv_1, b.conv_s) if m is not None]
-    others = [net.start.fc, net.conv_img] + [c for m in spades for c in (m.mlp_shared[0], m.mlp_gamma, m.mlp_beta)]
-    return faults_of({
-        'layout': shape not in [(o['mults'], o['ups']) for o in layouts.values()],
-        'start': type(net.start) not in (MapStart, NoiseStart),
-        'encode': type(net.encode) is not OneHot,
-        'norm': not all(map(official, norms)),
-        'hidden width of SPADE (128 there)': any(m.mlp_shared[0].out_channels != 128 for m in spades),
-        'up': any(not isinstance(m, nn.Upsample) for up in net.ups for m in up),
-        'n_out': net.conv_img.out_channels != 3,
-        'spectral norm': no_official_spectral(convs, others)})
+    fit = all(type(m) is SPADE and official_base(m) for m in norms)
+    inner = [c for m in spades for c in (m.mlp_shared[0], m.mlp_gamma, m.mlp_beta)]
+    wide = any(m.mlp_shared[0].out_channels != 128 for m in spades)
+    return faults_of({**generator_shape_faults(net, fit, inner), 'hidden width of SPADE (128 there)': wide})
 
 # %% ../nbs/lib/05_official.ipynb #c30165925
 def critic_faults(net:MultiscaleDiscriminator) -> list[str]:
@@ -281,18 +153,72 @@ def encoder_faults(net:ConvEncoder) -> list[str]:
         'norm': no_official_norms([o[1] for o in net.layers]),
         'spectral norm': no_official_spectral([o[0] for o in net.layers], [net.fc_mu, net.fc_var])})
 
-# %% ../nbs/lib/05_official.ipynb #c85335436
+# %% ../nbs/lib/05_official.ipynb #cc4adf15c4b
+def spade_theirs(net) -> dict:
+    names = official_keys(net)
+    return {names[k]: v for k,v in net.state_dict().items()}
+
+def spade_ours(sd:dict, net) -> dict: return {k: sd[name] for k,name in official_keys(net).items()}
+
+def is_a(cls): return lambda net: isinstance(net, cls)
+
+both_ways = dict(theirs=spade_theirs, ours=spade_ours)
+OFFICIAL = [*FAMILY,                                       # whose generators have the tensor that marks SPADE's, too
+    Official("SPADE's generator", 'conv_img.weight', as_generator, is_a(SPADEGenerator), generator_faults, **both_ways),
+    Official("SPADE's critic", 'discriminator_0.model0.0.weight', as_critic, is_a(MultiscaleDiscriminator),
+             critic_faults, **both_ways),
+    Official("SPADE's encoder", 'fc_mu.weight', as_encoder, is_a(ConvEncoder), encoder_faults, **both_ways)]
+
+# %% ../nbs/lib/05_official.ipynb #c64380d42a0
+def shaped_like(sd:dict, path:Path, hints:dict, what:Official) -> nn.Module:
+    "Our network of the shapes in `sd`, with first weights"
+    if strange := ', '.join(sorted(set(hints) - set(inspect.signature(what.make).parameters))):
+        raise ValueError(f"{path} holds weights of {what.kind}, for which {strange} means nothing; leave it out")
+    try: return what.make(sd, **hints)
+    except (RuntimeError, OverflowError, TypeError) as e:
+        why = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        raise ValueError(f"{path} is not {what.kind}: no network has tensors of these shapes ({why})") from e
+    except KeyError as e: raise ValueError(f"{path} is not {what.kind}: it has no tensor {e}") from e
+    except (IndexError, ZeroDivisionError) as e:
+        raise ValueError(f"{path} is not {what.kind}: its tensors have other shapes ({e})") from e
+    except ValueError as e: raise ValueError(f"{path}: {e}") from e
+
+# %% ../nbs/lib/05_official.ipynb #cc52edd0a0b
+def load_official(
+    path,                   # `*_net_G.pth`, `*_net_D.pth` or `*_net_E.pth` of SPADE's code, or of the family's
+    upsampling:str=None,    # of a generator: 'normal', 'more' or 'most'; not needed for 'most', nor for OASIS
+    size=None,              # of a generator that starts from noise: (height, width) of its pictures, if not square
+    base:str=None,          # of a generator, its norm: 'batch' or 'instance' (the file knows), or 'sync'
+    dontcare:bool=False,    # of a generator or critic: the map has a channel for don't-care, where the mask is 255
+    edges:bool=False,       # of a generator or critic: the map's last channel is that of instance edges
+    nz:int=None,            # of OASIS' generator: channels of noise; 64 by default
+    last_stride:int=None,   # of a critic: stride of the last layer but one; 1 by default, SEAN's code has 2
+) -> nn.Module:
+    "Our generator, critic or encoder (SEAN's two: a `SpadeDrawer`) of an official file, in eval mode on the CPU"
+    sd = read_tensors(path := file_path(path))
+    what = next((o for o in OFFICIAL if o.mark in sd), None)
+    if what is None:
+        raise ValueError(f"{path} is no generator, critic or encoder of the codes of SPADE, CLADE, SEAN or OASIS: none "
+                         f"of {', '.join(o.mark for o in OFFICIAL)} is in it")
+    hints = dict(upsampling=upsampling, size=size, base=base, dontcare=dontcare, edges=edges, nz=nz,
+                 last_stride=last_stride)
+    hints = {k: v for k,v in hints.items() if v is not None and v is not False}
+    with random_state_kept(), torch.inference_mode(False):
+        with torch.device('meta'): refuse_misfit(shaped_like(sd, path, hints, what), sd, path, what)
+        net = shaped_like(sd, path, hints, what)
+        net.load_state_dict(what.ours(sd, net))
+    return net.eval()
+
+# %% ../nbs/lib/05_official.ipynb #c4bab5a32a4
 def save_official(
-    net:nn.Module,   # `SPADEGenerator`, `MultiscaleDiscriminator` or `ConvEncoder`
+    net:nn.Module,   # generator, critic or encoder; for SEAN a `GAN` or `SpadeDrawer` with both its networks
     path,            # file to write, by custom `latest_net_G.pth`, `…_D.pth` or `…_E.pth`
 ) -> Path:
-    "Write `net` as the official code does; raises ValueError for a network that code has no options for"
-    name, checks = type(net).__name__, {SPADEGenerator: generator_faults, MultiscaleDiscriminator: critic_faults,
-                                        ConvEncoder: encoder_faults}
-    faults = next((check for cls,check in checks.items() if isinstance(net, cls)), None)
-    if faults is None: raise ValueError(f"a {name} is none of the official networks")
-    if found := ', '.join(faults(net)):
+    "Write `net` as its official code does; raises ValueError for a network that code has no options for"
+    path, name = file_path(path), type(net).__name__
+    what = next((o for o in OFFICIAL if o.is_ours(net)), None)
+    if what is None: raise ValueError(f"a {name} is none of the official networks; save it with `save_spade`")
+    if found := ', '.join(what.faults(net)):
         raise ValueError(f"the official code has no option for this {name}'s {found}; save it with `save_spade`")
-    names = official_keys(net)
-    torch.save(OrderedDict((names[k], v.detach().cpu().clone()) for k,v in net.state_dict().items()), path)
-    return Path(path)
+    torch.save(OrderedDict((k, v.detach().cpu().clone()) for k,v in what.theirs(net).items()), path)
+    return path

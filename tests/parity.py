@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
-from spade_fastai.official import official_key
+from spade_fastai.official_names import official_key
 
 PUBLIC = Path(__file__).resolve().parent/'parity_data'
 

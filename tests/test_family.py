@@ -13,21 +13,15 @@ from spade_fastai.nets import sean as sean_room
 from spade_fastai.nets.multi import *
 from spade_fastai.nets.inade import *
 from spade_fastai.nets.spectral import *
-from spade_fastai.official import official_key
+from spade_fastai.official_names import official_key
+from spade_fastai.official_family import clade_key, each_class, is_scale, sean_key
 from spade_fastai.nets.sean import ClassLinear
 from spade_fastai.learner import spade_learner
 from test_own_parts import N_CLASSES, TOY, data, style_of, whole_way
 
 # CLADE
 
-def clade_key(key):
-    key = official_key(key).replace('edge.', 'inst_conv.').replace('param_free.', 'param_free_norm.')
-    table = lambda m: f"class_specified_affine.{'weight' if m[1] == 'gamma' else 'bias'}"
-    key = re.sub(r'\b(gamma|beta)\.weight$', table, key)
-    return re.sub(r'\bplace_(gamma|beta)\.', lambda m: f"class_specified_affine.dist_conv_{'wb'[m[1] == 'beta']}.", key)
-
-scale = lambda key: key.endswith('class_specified_affine.weight')                         # ours is the distance from 1
-clade = dict(key=clade_key, ours=lambda key, value: value - 1 if scale(key) else value)
+clade = dict(key=clade_key, ours=lambda key, value: value - 1 if is_scale(key) else value)   # ours: distance from 1
 
 def clade_cond(i, edges):
     "Ids of the recorded one-hot map, whose last channel is the edges where there are such"
@@ -70,18 +64,6 @@ def test_own_place(fixture):
         assert (own_place(cond, skip=(0,)) - f.t[f'{case}/dist_norm']).abs().max() <= 1e-5
 
 # SEAN: the recorded noise in place of random numbers
-
-def sean_key(key):
-    key = re.sub(r'\b(mlp_\w+)\.', r'Spade.\1.', key)
-    key = re.sub(r'\bstyle_(gamma|beta)\.', r'conv_\1.', key).replace('mix_', 'blending_')
-    key = re.sub(r'\bnoise$', 'noise_var', re.sub(r'\bnorm_(\w)\.', r'ace_\1.', key))
-    key = re.sub(r'^encoder\.layers\.', 'Zencoder.model.', re.sub(r'^layers\.', 'model.', key))
-    return official_key(key.removeprefix('generator.'))
-
-def each_class(key, value):
-    start = key == 'fc.weight' and value.ndim == 4 or key == 'fc.bias' and value.ndim == 1
-    if start or not re.search(r'\bfc\.(weight|bias)$', key): return {key: value}
-    return {key.replace('fc.', f'fc_mu{i}.'): v for i, v in enumerate(value)}
 
 def sean_lost(n_ids):
     "Layers of classes that there are not, a norm that is never used, and what only we remember"

@@ -21,23 +21,11 @@ from spade_fastai.train.oasis import *
 from spade_fastai.train.oasis import equal_classes, equal_pixels, mix_mask
 from spade_fastai.train.step import GAN
 from spade_fastai.fast.switch import faster
+from spade_fastai.official_family import oasis_key
 from spade_fastai.learner import oasis, spade_learner, tiny, tiny_oasis
 from spade_fastai.saving import load_gan, load_spade
 
-# The official code: its names, and the order of its channels
-
-def oasis_key(key):
-    "The name that the official OASIS code has for ours, of generator and critic"
-    key = re.sub(r'^blocks\.(\d)\.', r'body.\1.', key).replace('param_free_norm', 'first_norm')
-    key = re.sub(r'^start\.fc\.', 'fc.', key)
-    key = re.sub(r'^(down|up)s\.(\d)\.conv_1\.', r'body_\1.\2.conv2.1.', key)
-    key = re.sub(r'^downs\.0\.conv_0\.', 'body_down.0.conv1.0.', key)           # no activation before it
-    key = re.sub(r'^downs\.(\d)\.conv_0\.', r'body_down.\1.conv1.1.', key)
-    key = re.sub(r'^ups\.(\d)\.conv_0\.', r'body_up.\1.conv1.2.', key)          # activation and doubling before it
-    key = re.sub(r'^(down|up)s\.(\d)\.conv_s\.', r'body_\1.\2.conv_s.', key)
-    key = re.sub(r'^last\.', 'layer_up_last.', key)
-    key = key.replace('parametrizations.weight.original', 'weight_orig')
-    return re.sub(r'parametrizations\.weight\.0\._([uv])$', r'weight_\1', key)
+# The official code: the order of its channels
 
 def map_first(tensors, nz):
     "Official weights with the noise channels behind those of the map"

@@ -12,7 +12,8 @@ from spade_fastai.nets.critic import *
 from spade_fastai.nets.encoder import *
 from spade_fastai.train.losses import *
 from spade_fastai.official import *
-from spade_fastai.official import official_key, official_keys
+from spade_fastai.official import official_keys
+from spade_fastai.official_names import official_key
 
 def double(sd): return {k: v.double() if v.is_floating_point() else v.clone() for k, v in sd.items()}
 

@@ -13,7 +13,7 @@ from spade_fastai.train.losses import *
 from spade_fastai.train.gan import *
 from spade_fastai.train.ema import average_
 from spade_fastai.official import *
-from spade_fastai.official import official_key
+from spade_fastai.official_names import official_key
 from spade_fastai.fast.switch import faster
 from spade_fastai.fast.ways import with_limits
 

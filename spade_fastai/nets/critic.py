@@ -30,15 +30,17 @@ class NLayerDiscriminator(nn.Module):
         weight_norm=spectral,              # wraps the convolutions of the middle layers
         other_norm=nn.Identity(),          # wraps first and last convolution; `spectral` is the paper's "everywhere"
         max_nf:int=512,                    # widths double up to here
+        last_stride:int=1,                 # of the last middle layer; 2 in SEAN's code
     ):
         super().__init__()
-        for k, v, most in (('nf', nf, None), ('n_layers', n_layers, 16)): whole(k, v, most=most)
+        for k, v, most in (('nf', nf, None), ('n_layers', n_layers, 16), ('last_stride', last_stride, 2)):
+            whole(k, v, most=most)
         size, act = dict(kernel_size=4, padding=2), lambda: nn.LeakyReLU(.2)
         conv = partial(nn.Conv2d, **size)
         widths = [nf, *(min(nf*2**i, max_nf) for i in range(1, n_layers))]
         layers = [nn.Sequential(other_norm(nn.Conv2d(ni, nf, stride=2, **size)), act())]
         for i, (a, b) in enumerate(pairwise(widths), 1):
-            stride, normed = 1 if i == n_layers - 1 else 2, norm(b)
+            stride, normed = last_stride if i == n_layers - 1 else 2, norm(b)
             bias = isinstance(normed, nn.Identity)                  # a norm takes a bias away again
             layers.append(nn.Sequential(weight_norm(conv(a, b, stride=stride, bias=bias)), normed, act()))
         self.layers = nn.ModuleList([*layers, other_norm(conv(widths[-1], 1, stride=1))])
