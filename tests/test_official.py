@@ -320,11 +320,6 @@ def test_foreign(what, sd, tmp_path):
     hints = dict(upsampling='normal') if isinstance(sd, dict) and 'conv_img.weight' in sd else {}
     with pytest.raises(ValueError, match='odd.pth'): load_official(tmp_path/'odd.pth', **hints)
 
-def test_another_paper_s_generator(shared):
-    for name in ('clade_generator', 'clade_generator_icpe_instance'):
-        path = shared/f'parity/{name}/latest_net_G.pth'
-        with pytest.raises(ValueError, match='latest_net_G.pth'): load_official(path, upsampling='normal')
-
 def test_hints(tmp_path):
     torch.save(ref.random_generator(5, 1, hidden=4), tmp_path/'G.pth')
     torch.save(ref.random_generator(5, 1, area=8, hidden=4), tmp_path/'vae.pth')

@@ -11,6 +11,7 @@ from fastai.vision.all import (DataBlock, FuncSplitter, Image, ImageBlock, MaskB
     unet_learner)
 from torchvision.models.resnet import BasicBlock, ResNet
 from spade_fastai.all import *
+from spade_fastai.data.segmented import masks_from
 from family import ProcessorMinutes, rows
 
 number = lambda file: int(file.stem)
