@@ -57,6 +57,7 @@ from .saving import *
 from .learner import *
 from .baselines import *
 from .apps.singan import load_singan, paper_singan, patch_distance, quick_singan, singan_learner
+from .apps.flight import World, flight_learner, fly
 from .official import *
 from .metrics import *
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..core import *
 from .norms import *
 
-# %% ../../nbs/lib/nets/08_multi.ipynb #c2577204327
+# %% ../../nbs/lib/nets/08_multi.ipynb #c75aed542ac
 class MapBranch(nn.Module):
     "gamma and beta [B,nf,h,w] each of one map [B,nc,h,w]"
     def __init__(self,
@@ -26,6 +26,7 @@ class MapBranch(nn.Module):
         ks:int=3,        # size of the kernels
     ):
         super().__init__()
+        self.nc = nc
         conv = partial(nn.Conv2d, kernel_size=ks, padding=ks//2)
         layers = [conv(nc, hidden), nn.ReLU(), conv(hidden, 2*nf)] if hidden else [conv(nc, 2*nf)]
         self.layers = nn.Sequential(*layers)
@@ -36,6 +37,7 @@ class SplitBranch(nn.Module):
     "As `MapBranch`, with a convolution for gamma and another for beta, which may be normalised one by one"
     def __init__(self, nf:int, nc:int, hidden:int=128, ks:int=3, weight_norm=nn.Identity()):
         super().__init__()
+        self.nc = nc
         conv = lambda ni, no: weight_norm(nn.Conv2d(ni, no, ks, padding=ks//2))
         self.shared = nn.Sequential(conv(nc, hidden), nn.ReLU())
         self.gamma, self.beta = conv(hidden, nf), conv(hidden, nf)
@@ -44,7 +46,7 @@ class SplitBranch(nn.Module):
         h = self.shared(m)
         return self.gamma(h), self.beta(h)
 
-# %% ../../nbs/lib/nets/08_multi.ipynb #c1610192054
+# %% ../../nbs/lib/nets/08_multi.ipynb #cf243a9a80a
 class MultiSPADE(ConditionalNorm):
     "A SPADE for each of several maps, one after the other over one norm (Mallya et al. 2020, Sec. 3.2)"
     def __init__(self,
@@ -66,11 +68,19 @@ class MultiSPADE(ConditionalNorm):
         for name, branch in self.branches.items():
             m = cond.seg if name == 'mask' else cond.maps.get(name)
             if m is None: continue                         # nothing is known
-            gamma, beta = branch(m.to(x.dtype))            # [B,nf,h,w] each
+            self._check(name, m, getattr(branch, 'nc', None))
+            gamma, beta = branch(resize_nearest(m.to(x.dtype), x.shape[-2:]))     # [B,nf,h,w] each
             x = (1 + gamma)*x + beta
         return x
 
-# %% ../../nbs/lib/nets/08_multi.ipynb #c631622513
+    @staticmethod
+    def _check(name, m, nc):
+        "Raises ValueError unless the map `m` has as many channels as its branch says that it takes"
+        if m.ndim == 4 and nc in (None, m.shape[1]): return
+        raise ValueError(f"the map {name!r} has the shape {list(m.shape)}, and its branch takes [B,{nc or 'C'},H,W]; "
+                         f"pass it so, or make the branch for it: `maps=dict({name}=partial(MapBranch, nc=…))`")
+
+# %% ../../nbs/lib/nets/08_multi.ipynb #cad95411ce8
 class PartialConv2d(nn.Conv2d):
     "A convolution of the known pixels alone: x [B,ni,h,w] and known [B,1,h,w] of 0 and 1, to the same of its result"
     def forward(self, x:Tensor, known:Tensor) -> tuple[Tensor, Tensor]:
@@ -84,6 +94,7 @@ class PartialBranch(nn.Module):
     "As `MapBranch`, for a map whose last channel is 1 where the others are known; gamma and beta are 0 far from that"
     def __init__(self, nf:int, nc:int, hidden:int=128, ks:int=3):
         super().__init__()
+        self.nc = nc
         widths = [nc - 1, *([hidden] if hidden else []), 2*nf]
         conv = partial(PartialConv2d, kernel_size=ks, padding=ks//2)
         self.convs = nn.ModuleList(conv(*o) for o in pairwise(widths))
