@@ -117,7 +117,7 @@ class World:
         both, inside = look(torch.cat([self.colours, self.known], 1), view.points(size)*self.fine)
         return as_guide(both[:, :3], (both[:, 3:] > .999)*inside)
 
-# %% ../../nbs/lib/apps/02_flight.ipynb #c34c8b0b137
+# %% ../../nbs/lib/apps/02_flight.ipynb #c0f643674fe
 def flight(
     n:int=48,          # frames
     middle=(256, 256), # of the path, on the map
@@ -126,7 +126,7 @@ def flight(
     zoom:float=1.2,    # how much nearer and farther, three times on the way
 ) -> list:             # views
     "Once around, turning and changing height; the last view sees what the first saw, another way round"
-    path = [2*math.pi*i/(n - 1) for i in range(n)]
+    path = [2*math.pi*i/max(n - 1, 1) for i in range(n)]
     y, x = middle
     return [View(y + radius*math.sin(t), x + radius*math.cos(t), turn*t, zoom**math.sin(3*t)) for t in path]
 
@@ -159,7 +159,7 @@ def fly(
             if memory: memory.keep(frames[-1], view)
     return torch.cat(frames)
 
-# %% ../../nbs/lib/apps/02_flight.ipynb #c3017976b9e
+# %% ../../nbs/lib/apps/02_flight.ipynb #ca57a077fd5
 def change(a:Tensor, old:View, b:Tensor, new:View) -> float:
     "Mean change of a point from frame `a` to frame `b`, [3,h,w] each, in grey levels; nan where they share none"
     seen, known = moved(a[None], old, new)
@@ -170,13 +170,16 @@ def flicker(
     views,          # a `View` a frame
 ) -> float:
     "Mean change of a point of the map from a frame to the next, in grey levels"
+    if len(frames) != len(views) or len(views) < 2:
+        raise ValueError(f"flicker is between two frames and more, each with its view; these are {len(frames)} frames "
+                         f"and {len(views)} views")
     return sum(change(*frames[i-1:i], views[i-1], frames[i], views[i]) for i in range(1, len(views)))/(len(views) - 1)
 
 def detail(frames:Tensor) -> float:
     "Mean difference of neighbouring pixels of [n,3,h,w], in grey levels: what is lost when a film blurs"
     return float(frames.diff(dim=-1).abs().mean() + frames.diff(dim=-2).abs().mean())/2*127.5
 
-# %% ../../nbs/lib/apps/02_flight.ipynb #ca33b344ed1
+# %% ../../nbs/lib/apps/02_flight.ipynb #ccb84c92c17
 def beside(
     view:View,        # where the camera is
     tile,             # (height, width) of the map
@@ -194,7 +197,10 @@ def beside(
     return View(inside(view.y + step*dy, tile[0]), inside(view.x + step*dx, tile[1]), view.angle + turn*da, zoom)
 
 def wander(n:int, tile, size, rng) -> list:
-    "`n` views of a tile, each a little further than the one before"
+    "`n` views of a tile, each a little further than the one before; raises ValueError where there is no room to turn"
+    if min(tile) < (least := math.ceil(2*(math.hypot(*size)/2/.9 + 1))):
+        raise ValueError(f"tiles of {tile[0]}×{tile[1]} pixels are too small for frames of {size[0]}×{size[1]} that turn"
+                         f"; take tiles of {least} pixels or more a side, or smaller frames (`size=`)")
     views = [beside(View(tile[0]/2, tile[1]/2), tile, size, rng, 20, math.pi)]
     for _ in range(n - 1): views.append(beside(views[-1], tile, size, rng))
     return views
