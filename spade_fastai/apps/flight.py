@@ -179,7 +179,7 @@ def detail(frames:Tensor) -> float:
     "Mean difference of neighbouring pixels of [n,3,h,w], in grey levels: what is lost when a film blurs"
     return float(frames.diff(dim=-1).abs().mean() + frames.diff(dim=-2).abs().mean())/2*127.5
 
-# %% ../../nbs/lib/apps/02_flight.ipynb #ccb84c92c17
+# %% ../../nbs/lib/apps/02_flight.ipynb #c5e55108992
 def beside(
     view:View,        # where the camera is
     tile,             # (height, width) of the map
@@ -199,7 +199,7 @@ def beside(
 def wander(n:int, tile, size, rng) -> list:
     "`n` views of a tile, each a little further than the one before; raises ValueError where there is no room to turn"
     if min(tile) < (least := math.ceil(2*(math.hypot(*size)/2/.9 + 1))):
-        raise ValueError(f"tiles of {tile[0]}×{tile[1]} pixels are too small for frames of {size[0]}×{size[1]} that turn"
+        raise ValueError(f"tiles of {tile[0]}×{tile[1]} are too small for frames of {size[0]}×{size[1]} that turn"
                          f"; take tiles of {least} pixels or more a side, or smaller frames (`size=`)")
     views = [beside(View(tile[0]/2, tile[1]/2), tile, size, rng, 20, math.pi)]
     for _ in range(n - 1): views.append(beside(views[-1], tile, size, rng))
