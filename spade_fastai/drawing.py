@@ -111,7 +111,7 @@ def chance_kept(generator:nn.Module, rng):
     ours = all(type(m).__module__.startswith(('spade_fastai.', 'torch.nn.', 'fastai.')) for m in generator.modules())
     return nullcontext() if ours else random_state_kept(rng.initial_seed() % 2**63)
 
-# %% ../nbs/lib/02_drawing.ipynb #c1810792472
+# %% ../nbs/lib/02_drawing.ipynb #c56eddce9fd
 def _nth(i:int, n:int, z=None, seed=None, style=None, instance=None, maps=None) -> dict:
     "What belongs to the `i`-th of a list of `n` masks"
     if z is not None and len(z) not in (1, n): raise ValueError(f"{n} masks but {len(z)} z; give one, or one for each")
@@ -128,11 +128,13 @@ def _class_id(o, codes, n_ids:int) -> int:
     raise ValueError(f"`style=` names the class {o!r}; the classes are {', '.join(map(str, codes or range(n_ids)))}")
 
 def region_styles(generator, styles:dict, ids:Tensor, reader, encoder) -> Tensor:
-    "z [1,n_ids,nz] of {class: picture, (picture, its mask) or z [nz]}; the other classes have their mean style"
+    "z [1,n_ids,nz] of {class: picture, (picture, its mask) or z [nz]}; others have that of `...`, or their mean style"
     if not hasattr(encoder, 'complete'):
         raise ValueError("a style for each class needs an encoder by regions; train with `encoder=RegionEncoder(…)`")
-    z, codes = encoder.mean.clone()[None], list(getattr(reader, 'codes', []))
+    codes, rest = list(getattr(reader, 'codes', [])), styles.get(..., None)
+    z = drawn_z(generator, ids, style=rest, reader=reader, encoder=encoder).clone().to(encoder.mean)
     for name, style in styles.items():
+        if name is ...: continue
         i = _class_id(name, codes, len(encoder.mean))
         if _is_z(style): row = plain(style).to(z).flatten()
         else: row = _read_style(generator, style, ids, reader, encoder)[0, i]

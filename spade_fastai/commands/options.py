@@ -15,7 +15,7 @@ from fastcore.all import Path, store_true
 from ..learner import *
 from .terminal import can_hold, check_number, check_places, check_text
 
-# %% ../../nbs/commands/03_options.ipynb #c526899037
+# %% ../../nbs/commands/03_options.ipynb #c0b9e56f707
 @dataclass
 class TrainOptions:
     "Train SPADE on built-in land cover, or on a folder of masks and images, and leave pictures, weights and a report"
@@ -25,7 +25,7 @@ class TrainOptions:
     bs:int=4               # pictures in a batch
     epochs:int=None        # epochs; default: as many as fit into `minutes`
     minutes:float=None     # at most so long; default 3.8 where `epochs` is not given
-    preset:str='tiny'      # tiny, small or paper
+    preset:str='tiny'      # tiny, small, paper; oasis, clade, inade or sean, or with tiny_ before these
     device:str=None        # cpu or cuda; default: cuda where there is one
     seed:int=42            # of all random numbers
     out:str='spade_run'    # folder for the results; an earlier run is not overwritten

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/train.html.md"""
 # %% auto #0
 __all__ = ['load_data', 'StopWatch', 'save_figure', 'plot_losses', 'plot_samples', 'Keeper', 'train', 'main']
 
-# %% ../../nbs/commands/04_train.ipynb #c202783266
+# %% ../../nbs/commands/04_train.ipynb #cc758d5a3e4
 import csv, json, math, platform, shutil, sys, time
 from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
-from fastai.vision.all import Callback, CancelFitException, DataLoaders, set_seed
+from fastai.vision.all import Callback, CancelFitException, DataLoaders, noop, set_seed
 from fastcore.all import Path, delegates
 from .. import __version__
 from ..data.landcover import make_landcover
@@ -49,8 +49,17 @@ def _by_table(table, path, names, **kwargs):
     masks, images = [(a or b)[0] for a,b in zip(names, found[:2], strict=True)]
     return SpadeDataLoaders.from_df(df, path, masks=masks, images=images, split=by_words('split'), **kwargs)
 
-# %% ../../nbs/commands/04_train.ipynb #c2059091265
-def _as_reported(report, cure, device, workers, **mine):
+# %% ../../nbs/commands/04_train.ipynb #c7573f20ba3
+def _with_own_style(calls) -> list:
+    "The calls that load a folder, and each picture is its own style picture"
+    (name, args, kw), *rest = calls
+    if name == 'SpadeDataLoaders.from_scenes':
+        raise ValueError("this preset needs a style picture for each mask, and this command reads none from large "
+                         "scenes; cut them into files first, or take a preset without styles")
+    if name == 'SpadeDataLoaders.from_folder': return [(name, args, {**kw, 'style': noop}), *rest]
+    return [*calls[:-1], ('with_style', (), {}), calls[-1]]
+
+def _as_reported(report, cure, device, workers, style=None, **mine):
     "The `DataLoaders` of a report's code, with `mine` (`bs`, `seed`) in place of what the report chose"
     if report.errors and not cure:
         raise ValueError(f"{report.errors[0].text}. `spade-check {report.path}` shows everything; `cure=True` loads "
@@ -61,10 +70,11 @@ def _as_reported(report, cure, device, workers, **mine):
     takes = {'SpadeDataLoaders.from_folder': both, 'SpadeDataLoaders.from_scenes': both,
              'split_by_rand_pct': ('seed',), 'dataloaders': ('bs',)}
     calls = [(n, a, {**kw, **{k: mine[k] for k in takes.get(n, ())}}) for n,a,kw in report.sentence.calls]
+    if style: calls = _with_own_style(calls)
     if calls[0][0] == 'SpadeDataLoaders.from_scenes': return Sentence(*calls).run(num_workers=workers).to(device)
     return Sentence(*calls).run(device=device, num_workers=workers)
 
-# %% ../../nbs/commands/04_train.ipynb #c4163545780
+# %% ../../nbs/commands/04_train.ipynb #c39e77724b6
 @delegates(check_masks, but=['limit', 'progress'])
 def load_data(
     path,               # folder of the data set
@@ -80,14 +90,16 @@ def load_data(
     **kwargs
 ) -> DataLoaders:
     "`DataLoaders` from a user's folder, which is looked at first as `spade-check` does"
+    style = kwargs.pop('style', None)                                # `noop`: each picture is its own style picture
     if not Path(path).is_dir(): raise FileNotFoundError(f"there is no folder {path}")
     if split and not Path(split).is_file(): raise FileNotFoundError(f"there is no file {split} (--split)")
     names = [o.split(',') if o else None for o in (masks, images)]
     table, one_each = Path(split or Path(path)/'split.csv'), not any(o and len(o) > 1 for o in names)
     if split or any(names) and one_each and table.is_file():
-        return _by_table(table, path, names, size=size, bs=bs, device=device, num_workers=workers, **kwargs)
+        load = dict(size=size, bs=bs, device=device, num_workers=workers, style=style)
+        return _by_table(table, path, names, **load, **kwargs)
     report = check_masks(path, *names, size=size, limit=1000, progress=False, **kwargs)
-    return _as_reported(report, cure, device, workers, bs=bs, seed=seed)
+    return _as_reported(report, cure, device, workers, style, bs=bs, seed=seed)
 
 # %% ../../nbs/commands/04_train.ipynb #c2922213183
 class _Times(Callback):
@@ -320,12 +332,16 @@ def fit_and_keep(learn, epochs:int, watch:StopWatch, cbs):
         raise
     finally: watch.signals.close()
 
-# %% ../../nbs/commands/04_train.ipynb #c2721784999
+# %% ../../nbs/commands/04_train.ipynb #c46ae352725
 @contextmanager
 def _at_work(o):
     "The folder of a run that is resumed, or a new one with a note of the options; inside, no other run enters it"
     out = Path(o.resume) if o.resume else new_folder(o.out, json.dumps(dict(command=noted(o)), indent=1))
     with saying_what_is_left(out), only_one(out): yield out
+
+def _style(o):
+    "What makes a style picture of a picture: itself, for a preset whose norms need one"
+    return noop if 'encoder_class' in presets[o.preset] else None
 
 def _land(o, out) -> DataLoaders:
     "The built-in land cover"
@@ -333,13 +349,13 @@ def _land(o, out) -> DataLoaders:
     except OSError as e:
         why = f"cannot write tiles to {out/'landcover'} ({e.strerror or e}); make room there, or pass fewer --tiles"
         raise OSError(why) from e
-    kw = dict(size=o.size, bs=o.bs, seed=o.seed, device=o.device, num_workers=o.workers)
+    kw = dict(size=o.size, bs=o.bs, seed=o.seed, device=o.device, num_workers=o.workers, style=_style(o))
     return SpadeDataLoaders.from_folder(land, **kw)
 
 def _own(o) -> DataLoaders:
     "A user's folder"
     names = 'masks', 'images', 'codes', 'split', 'size', 'bs', 'seed', 'device', 'workers', 'cure'
-    return load_data(o.path, ignore=ignored(o.ignore), **{k: getattr(o, k) for k in names})
+    return load_data(o.path, ignore=ignored(o.ignore), style=_style(o), **{k: getattr(o, k) for k in names})
 
 def _learner(o, dls) -> SpadeLearner:
     print(f"{len(dls.train_ds)} pictures to learn from, {len(dls.valid_ds)} held back, {dls.n_classes} classes, "

@@ -6,10 +6,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/block.html.md"""
 
 # %% auto #0
 __all__ = ['PairPart', 'SpadeDL', 'SpadeMaskBlock', 'SpadeImageBlock', 'SpadeBlock', 'SpadeMapBlock', 'SpadeStyleBlock',
-           'SpadeInstanceBlock', 'aerial_tfms', 'MaskReader', 'InstanceReader']
+           'SpadeStyleMaskBlock', 'SpadeInstanceBlock', 'aerial_tfms', 'MaskReader', 'InstanceReader']
 
-# %% ../../nbs/lib/data/14_block.ipynb #985cc81d
+# %% ../../nbs/lib/data/14_block.ipynb #c4330718630
 import numpy as np
+from PIL import ImageOps
 from fastai.vision.all import (Datasets, DihedralItem, Hue, Image, ItemTransform, Normalize, RandomResizedCrop,
     Saturation, TensorImage, TensorMask, TfmdDL, Transform, TransformBlock, aug_transforms, delegates, first,
     risinstance)
@@ -20,19 +21,34 @@ from .masks import *
 from .images import *
 from .headers import same_size
 from .readers import *
-from .readers import as_reader, as_style, open_style
+from .readers import as_reader, as_style, as_style_mask, open_style
 _all_ = ['MaskReader', 'InstanceReader']     # known with their blocks
 
-# %% ../../nbs/lib/data/14_block.ipynb #c84242072
+# %% ../../nbs/lib/data/14_block.ipynb #ca77da86ae0
 class SameSize(ItemTransform):
-    "Refuses an item whose mask and image, map or instances differ in size; a style picture may"
+    "Refuses an item whose mask and image, map or instances differ in size, or style picture and its mask"
     order = -1
     def encodes(self, o):
-        pair = [x for x in o if isinstance(x, Image.Image) and not isinstance(x, PILStyle)]
         of = lambda x: (x.size, getattr(x, 'fn', ''))
-        what = lambda x: {PILInstance: 'instance map', PILMap: 'map'}.get(type(x), 'image')
-        for x in pair[1:]: same_size(of(pair[0]), of(x), what(x))
+        what = lambda x: {PILInstance: 'instance map', PILMap: 'map', PILStyle: 'style picture'}.get(type(x), 'image')
+        for pair in target_and_style(o):
+            for x in pair[1:]: same_size(of(pair[0]), of(x), what(x))
         return o
+
+def target_and_style(o) -> tuple:
+    "The pictures of an item that show what is to be drawn, mask first, and those that show its style, mask first"
+    opened = sorted((x for x in o if isinstance(x, Image.Image)), key=lambda x: not isinstance(x, PILStyleMask))
+    is_style = lambda x: isinstance(x, (PILStyle, PILStyleMask))
+    return [x for x in opened if not is_style(x)], [x for x in opened if is_style(x)]
+
+class StyleFits(ItemTransform):
+    "Brings a style picture and its mask to the size of the image: scaled, and cut at the middle, both alike"
+    order = -.5
+    def encodes(self, o):
+        size = target_and_style(o)[0][0].size
+        ways = {PILStyle: Image.BILINEAR, PILStyleMask: Image.NEAREST}
+        fit = lambda x: type(x)(ImageOps.fit(x, size, ways[type(x)]))
+        return type(o)(fit(x) if type(x) in ways and x.size != size else x for x in o)
 
 class AddPalette(Transform):
     "Hangs the palette on a decoded mask, for showing it"
@@ -41,12 +57,15 @@ class AddPalette(Transform):
         o.palette = self.palette
         return o
 
-# %% ../../nbs/lib/data/14_block.ipynb #c51428455
+# %% ../../nbs/lib/data/14_block.ipynb #cef7fe2452a
 class FloatMask(TensorMask):
     "[B,H,W] float mask on its way through augmentation; -1 is outside of the picture"
     def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode=None, pad_mode='reflection', align_corners=True):
         up = TensorImage(plain(self)[:, None] + 1)       # from one on, because padding is zero
         return type(self)(plain(up.affine_coord(mat, coord_tfm, sz, 'nearest', pad_mode, align_corners))[:, 0] - 1)
+
+class FloatStyleMask(FloatMask):
+    "[B,H,W] float mask of style pictures on its way through augmentation; -1 is outside of the picture"
 
 class FloatInstance(FloatMask):
     "[B,H,W] float instance map on its way through augmentation; -1 is outside of the picture"
@@ -58,10 +77,11 @@ class MaskToFloat(Transform):
     def encodes(self, o:TensorMask):
         x = plain(o).long()
         return FloatMask(x.masked_fill(x > self.n_classes, -1).float())
+    def encodes(self, o:TensorStyleMask): return FloatStyleMask(plain(self(TensorMask(plain(o)))))
     def encodes(self, o:TensorInstance):
         return FloatInstance(plain(o).long().masked_fill(plain(o) > 2**24, -1).float())
 
-# %% ../../nbs/lib/data/14_block.ipynb #c3a010329
+# %% ../../nbs/lib/data/14_block.ipynb #c9091143163
 class MaskToLong(Transform):
     "`FloatMask` to int64 after the augmentations; what came from outside is don't-care"
     order = 98
@@ -73,6 +93,7 @@ class MaskToLong(Transform):
             raise ValueError("an augmentation padded masks with zeros, and such pixels have no class; use "
                              "`pad_mode='reflection'`, or pass `ignore=255` to have them as don't-care")
         return TensorMask(x.masked_fill(outside, self.n_classes))
+    def encodes(self, o:FloatStyleMask) -> TensorStyleMask: return TensorStyleMask(plain(self(FloatMask(plain(o)))))
     def encodes(self, o:FloatInstance) -> TensorInstance: return TensorInstance(plain(o).long())
 
 # %% ../../nbs/lib/data/14_block.ipynb #c440cd142
@@ -170,7 +191,7 @@ def SpadeBlock(
     "The two blocks of a mask-to-image data set, for `DataBlock(blocks=SpadeBlock(codes))`"
     return SpadeMaskBlock(codes, **kwargs), SpadeImageBlock(image_reader)
 
-# %% ../../nbs/lib/data/14_block.ipynb #c6b8a333a
+# %% ../../nbs/lib/data/14_block.ipynb #c6c819f5ae0
 def SpadeMapBlock(
     name='map',       # how the network knows it, where there are several
     scale:float=1.,   # what values are multiplied by; unsigned numbers of 8 and 16 bits become [0,1] first
@@ -183,6 +204,14 @@ def SpadeStyleBlock(
 ):
     "A `TransformBlock` for style pictures: [B,3,H,W] float in [-1,1]; `blocks=(mask, style, image), n_inp=2`"
     return _image_block([image_reader, as_style] if image_reader else open_style)
+
+@delegates(MaskReader)
+def SpadeStyleMaskBlock(
+    codes=None,   # class names, a file with them, or a `MaskReader`: those of the masks
+    **kwargs
+):
+    "A `TransformBlock` for masks of style pictures: [B,H,W] int64; `blocks=(mask, style, its mask, image), n_inp=3`"
+    return TransformBlock(type_tfms=[as_reader(codes, **kwargs), as_style_mask], item_tfms=StyleFits)
 
 def SpadeInstanceBlock():
     "A `TransformBlock` for maps of instances: [B,H,W] int64; `blocks=(mask, instances, image), n_inp=2`"

@@ -7,12 +7,12 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/itemlist.html.md"""
 # %% auto #0
 __all__ = ['SpadeItemList']
 
-# %% ../../nbs/lib/data/21_itemlist.ipynb #c2923974204
+# %% ../../nbs/lib/data/21_itemlist.ipynb #c9b0d2c577d
 import inspect, warnings
 from copy import copy
 import numpy as np
 from fastai.vision.all import (DataBlock, DataLoaders, FilteredBase, FlipItem, Image, ItemTransform, L, Path, Resize,
-    TfmdDL, delegates, first)
+    TfmdDL, delegates)
 from .errors import *
 from .files import AlignedMask
 from .layouts import ade20k_pairs, arcgis_pairs, cityscapes_pairs, coco_pairs, layout_doubt
@@ -25,7 +25,7 @@ from .block import *
 from .lists import PairList, read_table, table_files
 from .show import *
 
-# %% ../../nbs/lib/data/21_itemlist.ipynb #c2228035165
+# %% ../../nbs/lib/data/21_itemlist.ipynb #c707aa4107c
 def _check_steps(il):
     "Raises ValueError if a step is missing in list `il`"
     todo = []
@@ -45,21 +45,28 @@ def _check_files(il, masks, check):
     parts = [o for o in (masks, il.instances, il.images) if o is not None]
     used = [i for part in il.splits for i in part]
     sizes = look_ahead(L(zip(*parts, strict=True))[used], il.reader, check, il.image_reader, il.resized)
+    if il.style_masks is not None:
+        pairs = L(dict.fromkeys((il.style_masks[i], il.styles[i]) for i in used))
+        look_ahead(pairs, il.reader, check, il.image_reader, il.resized)
     if il.size is not None or il.item_tfms is not None: return              # something brings all to one size
-    if il.styles is not None: check_styles(zip(il.styles, il.images, strict=True))
+    if il.styles is not None and il.style_masks is None: check_styles(zip(il.styles, il.images, strict=True))
     if len(sizes) < 2: return
     some = ' and '.join(f'{w}x{h} ({n})' for (w, h), n in list(sizes.items())[:2])
     raise MaskError(f"pictures have {len(sizes)} different sizes, such as {some} (width x height), and a batch must "
                     "have one; pass `size=` to `transform`, or `item_tfms=` that resize", 'sizes', value=sizes)
 
-# %% ../../nbs/lib/data/21_itemlist.ipynb #c1344549292
+# %% ../../nbs/lib/data/21_itemlist.ipynb #cad16e54472
 class MaskToImage(ItemTransform):
     "Brings mask and instances to the size of their image, by the nearest pixel; before sizes are compared"
     order = -2
     def encodes(self, o):
-        to = first(x.size for x in reversed(o) if isinstance(x, Image.Image) and not isinstance(x, PILStyle))
-        def fits(x): return not isinstance(x, IdMask) or x.size == to or not same_shape(x.size, to)
-        return type(o)(x if fits(x) else _resized(x, to) for x in o)
+        to = {isinstance(x, (PILStyle, PILStyleMask)): x.size for x in o if isinstance(x, Image.Image)}
+        to |= {True: x.size for x in o if isinstance(x, PILStyle)}
+        def fitted(x):
+            if not isinstance(x, IdMask): return x
+            size = to[isinstance(x, PILStyleMask)]
+            return x if x.size == size or not same_shape(x.size, size) else _resized(x, size)
+        return type(o)(fitted(x) for x in o)
 
 def _resized(x, size):
     res = type(x)(Image.Image.resize(x, size, Image.NEAREST))
@@ -75,12 +82,13 @@ def as_size(size):
         raise ValueError(f"`size={size!r}` must be one whole number, or (height, width), each from 1 to {2**15}")
     return tuple(map(int, size)) if two else int(size)
 
-# %% ../../nbs/lib/data/21_itemlist.ipynb #c815318433
+# %% ../../nbs/lib/data/21_itemlist.ipynb #cedfa2fddd4
 def _block_and_items(il, masks):
     "The `DataBlock` of list `il`, and its items"
     look = copy(il.image_reader).fit([il.images[i] for i in il.splits[0]])
     parts = [(masks, SpadeMaskBlock(il.reader)), (il.instances, SpadeInstanceBlock()),
-             (il.styles, SpadeStyleBlock(look)), (il.images, SpadeImageBlock(look))]
+             (il.styles, SpadeStyleBlock(look)), (il.style_masks, SpadeStyleMaskBlock(il.reader)),
+             (il.images, SpadeImageBlock(look))]
     files, blocks = zip(*[o for o in parts if o[0] is not None], strict=True)
     item_tfms = L(FlipItem() if il.item_tfms is None else il.item_tfms)
     if il.size is not None: item_tfms = Resize(il.size) + item_tfms

@@ -24,7 +24,7 @@ from .splits import row_name, two_parts
 from .readers import *
 from .readers import as_reader
 
-# %% ../../nbs/lib/data/17_lists.ipynb #cf2ecc7fe
+# %% ../../nbs/lib/data/17_lists.ipynb #c480af7c593
 class MaskList:
     "Masks of a data set, and the reader that opens them; each step returns a new list"
     @delegates(MaskReader)
@@ -39,7 +39,7 @@ class MaskList:
         self.masks, self.path, self.df = [Path(o) for o in masks], Path(path), df
         self.reader = as_reader(codes, path, **kwargs)
         self.images = None if images is None else [Path(o) for o in images]
-        self.splits = self.instances = self.styles = None
+        self.splits = self.instances = self.styles = self.style_masks = None
 
     @classmethod
     @delegates(__init__, but=['images', 'df'])
@@ -117,7 +117,7 @@ def _instances_of(masks, path, instances):
                         f"leave instances out", 'lonely', lonely[0], lonely)
     return _all_there([Path(o) for o in files], 'instance map')
 
-# %% ../../nbs/lib/data/17_lists.ipynb #c2992981603
+# %% ../../nbs/lib/data/17_lists.ipynb #ca90a3d0d72
 class PairList(SplitList):
     "Masks and what belongs to each: image, instances, style picture"
     image_reader, aligned = ImageReader(), False
@@ -135,11 +135,17 @@ class PairList(SplitList):
         return self.new(instances=_instances_of(self.masks, self.path, instances))
 
     def with_style(self, f=noop):
-        "A style picture for each item, by a function of the image's path; by default the image itself"
+        "For each image, by a function of its path, a style picture, or (style picture, its mask); by default itself"
         if self.images is None:
             raise ValueError("the list has no images yet: call `label_from_folder(...)` or `label_from_func(...)` "
                              "before `with_style`")
-        return self.new(styles=_all_there([Path(f(o)) for o in self.images], 'style picture'))
+        found = [f(o) for o in self.images]
+        paired = [isinstance(o, tuple) for o in found]
+        if any(paired) and (not all(paired) or any(len(o) != 2 for o in found)):
+            raise ValueError("`with_style` wants a style picture for each image, or (style picture, its mask) for each")
+        pictures, masks = zip(*found, strict=True) if all(paired) and paired else (found, None)
+        masks = masks and _all_there([*map(Path, masks)], 'style mask')
+        return self.new(styles=_all_there([*map(Path, pictures)], 'style picture'), style_masks=masks)
 
     def with_images(self, image_reader):
         "How the images are opened, such as `ImageReader(bands=(4,3,2), percentiles=(2,98))`"
@@ -156,12 +162,12 @@ class PairList(SplitList):
         left = set(left_in(units, names, self.path))
         return _only(self, [i for i,u in enumerate(units) if u in left])
 
-# %% ../../nbs/lib/data/17_lists.ipynb #c954280152
+# %% ../../nbs/lib/data/17_lists.ipynb #c7e717939c1
 def _only(il, keep):
     "List `il` of the items `keep` alone"
     new, at = {i: n for n,i in enumerate(keep)}, lambda o: None if o is None else [o[i] for i in keep]
     splits = il.splits and tuple([new[i] for i in p if i in new] for p in il.splits)
-    lists = {k: at(getattr(il, k)) for k in ('masks', 'images', 'instances', 'styles')}
+    lists = {k: at(getattr(il, k)) for k in ('masks', 'images', 'instances', 'styles', 'style_masks')}
     return il.new(**lists, splits=splits, df=None if il.df is None else il.df.iloc[keep].reset_index(drop=True))
 
 # %% ../../nbs/lib/data/17_lists.ipynb #c321818026

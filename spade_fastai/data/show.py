@@ -20,11 +20,12 @@ from ..palette import *
 from ..palette import drawable
 from .readers import *
 
-# %% ../../nbs/lib/data/15_show.ipynb #c86573952
+# %% ../../nbs/lib/data/15_show.ipynb #cb548dc8e48
 def _ids(o): return o if isinstance(o, Tensor) else torch.from_numpy(np.array(o, dtype=np.int64))
 
 def _picture(o):
-    "A picture as [3,H,W] in [0,1]; of instances the edges, black on white; of a map its first channel, stretched"
+    "A picture as [3,H,W] in [0,1]; of instances the edges, black on white; of a map its first channel, stretched; ids"
+    if isinstance(o, (TensorStyleMask, PILStyleMask)): return _ids(o)
     if isinstance(o, (TensorInstance, PILInstance)):
         return 1. - instance_edges(plain(_ids(o))[None])[0].float().expand(3, -1, -1)
     if isinstance(o, (TensorMap, PILMap)):
@@ -51,7 +52,7 @@ def _axes(n, k, named, ncols, sz, figsize):
                columnspacing=1)
     return axs, ncols
 
-# %% ../../nbs/lib/data/15_show.ipynb #c1343239038
+# %% ../../nbs/lib/data/15_show.ipynb #c9242837004
 def show_tiles(
     rows,  # tuples (mask, image, …): ids [H,W], pictures [3,H,W] in [0,1], PIL pictures or arrays
     palette:Palette=None,             # colours and names; default: the palette on the first mask
@@ -67,18 +68,18 @@ def show_tiles(
     if palette is None: palette = getattr(rows[0][0], 'palette', None)
     if palette is None: palette = Palette([f'class {i}' for i in range(int(max(r[0].max() for r in rows)) + 1)])
     if titled:
-        present = np.unique(np.concatenate([np.unique(plain(r[0]).cpu()) for r in rows]))
+        present = np.unique(np.concatenate([np.unique(plain(o).cpu()) for r in rows for o in r if o.ndim == 2]))
         ctxs, ncols = _axes(len(rows), k, palette.legend_handles(present), ncols, sz, figsize)
         ctxs = ctxs.flatten()
     pictures = [o for r in rows for o in r]
     for i,(ax,o) in enumerate(zip(ctxs, pictures, strict=False)):             # a last line may be shorter
-        pic = palette.paint(o) if i % k == 0 else plain(o).detach().cpu().float().clamp(0, 1).permute(1, 2, 0)
+        pic = palette.paint(o) if o.ndim == 2 else plain(o).detach().cpu().float().clamp(0, 1).permute(1, 2, 0)
         ax.imshow(pic, interpolation='nearest')
         if titled and i < ncols*k: ax.set_title(drawable(titles[i % k]), fontsize=8, pad=2)
     for ax in ctxs: ax.set_axis_off()
     return ctxs
 
-# %% ../../nbs/lib/data/15_show.ipynb #c1880f744
+# %% ../../nbs/lib/data/15_show.ipynb #cb132b39137
 @dispatch
 def show_batch(x:TensorMask, y:TensorImage, samples, ctxs=None, max_n=6, ncols=None, figsize=None, **kwargs):
     return show_tiles(samples[:max_n], ncols=ncols, figsize=figsize, ctxs=ctxs)
@@ -103,5 +104,5 @@ def show_results(x:tuple, y:TensorImage, samples, outs, ctxs=None, max_n=6, ncol
 def _with_outs(samples, outs, max_n): return [tuple(s) + tuple(o) for s,o in zip(samples, outs, strict=False)][:max_n]
 
 def _names(x):
-    name = {TensorStyle: 'style', TensorInstance: 'instances'}
+    name = {TensorStyle: 'style', TensorStyleMask: 'its mask', TensorInstance: 'instances'}
     return 'mask', *(o.name if isinstance(o, TensorMap) else name.get(type(o), 'input') for o in x[1:])

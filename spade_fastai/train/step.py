@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/train/step.html.md"""
 # %% auto #0
 __all__ = ['GAN', 'gan_adam', 'GANStep']
 
-# %% ../../nbs/lib/train/05_step.ipynb #c1788001649
+# %% ../../nbs/lib/train/05_step.ipynb #cb3e47a6f9c
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fastai.learner import CastToTensor
 from fastai.vision.all import (
     CancelBackwardException, CancelFitException, CancelStepException, Learner, OptimWrapper, TerminateOnNaNCallback)
-from fastcore.all import L
-from ..core import inputs_of, plain
+from fastcore.all import L, noop
+from ..core import Cond, Inputs, inputs_of, plain
 from ..guards import check_finite, not_finite
 from .losses import by_name
 
@@ -38,7 +38,7 @@ class Seen(NamedTuple):
     mask:Tensor     # [B,H,W] int64, moved as the pictures were
     critic:object   # asks the critic of further pictures of these masks, which are not changed any more
 
-# %% ../../nbs/lib/train/05_step.ipynb #c2710082776
+# %% ../../nbs/lib/train/05_step.ipynb #c1bdf6e3289
 class GAN(nn.Module):
     "A generator, a critic and perhaps a style encoder under one roof; `forward` is the generator"
     def __init__(self,
@@ -55,8 +55,14 @@ class GAN(nn.Module):
         x, terms = inputs_of(xb), {}
         z = x.style                                              # without an encoder a style is z itself
         if self.encoder is not None and z is not None:
-            z, terms = self.encoder(z, self.generator.encode(x.mask, x.instance, maps=x.maps))
+            z, terms = self.style(x)
         return self.generator(x.mask, **given(z=z, instance=x.instance, maps=x.maps)), terms
+    def style(self, x:Inputs) -> tuple[Tensor, dict]:
+        "What the encoder reads; a class that the style picture's own mask lacks has its mean, where there is one"
+        encode = self.generator.encode
+        if x.style_mask is None: return self.encoder(x.style, encode(x.mask, x.instance, maps=x.maps))
+        z, terms = self.encoder(x.style, Cond(encode.ids(x.style_mask), encode))
+        return getattr(self.encoder, 'complete', noop)(z), terms
     def shown(self, pictures:Tensor, *xb) -> tuple:
         "`pictures` [k·B,3,H,W], k times the batch, and the integer maps of the batch, as the critic is to see them"
         x = inputs_of(xb)
