@@ -16,7 +16,10 @@ from spade_fastai.nets.spectral import *
 from spade_fastai.official_names import official_key
 from spade_fastai.official_family import clade_key, each_class, is_scale, sean_key
 from spade_fastai.nets.sean import ClassLinear
-from spade_fastai.learner import spade_learner
+from fastai.vision.all import CancelFitException, Callback, noop, set_seed
+from spade_fastai.train.ema import EMA
+from spade_fastai.train.resume import Checkpoint
+from spade_fastai.learner import presets, spade_learner
 from test_own_parts import N_CLASSES, TOY, data, style_of, whole_way
 
 # CLADE
@@ -200,6 +203,58 @@ def test_the_whole_way(tmp_path, name):
     norms = [type(m) for m in learn.model.generator.modules() if isinstance(m, ConditionalNorm)]
     assert len({*norms}) == (2 if name == 'last_plain' else 1) and SPADE not in norms
 
+# Presets
+
+def other_ground(mask, picture):
+    "What the style picture shows: the mask turned round"
+    return TensorStyleMask(mask.flip(-1))
+
+relatives = dict(tiny_clade={}, tiny_inade={}, tiny_sean=dict(style=style_of), tiny_oasis={})
+relatives['tiny_sean, other ground'] = dict(style=lambda m, p: TensorStyle(p.flip(-1)), style_mask=other_ground)
+
+def preset_of(name): return presets[name.partition(',')[0]]
+
+def larger(others):
+    "Batches of four of 64 pixels, and the first item"
+    dls, _ = data(**others)
+    grown = lambda o: o.repeat_interleave(4, -1).repeat_interleave(4, -2)
+    for items in (dls.train_ds, dls.valid_ds): items[:] = [tuple(type(x)(grown(x)) for x in o) for o in items]
+    return dls, dls.train_ds[0]
+
+@pytest.mark.parametrize('name', relatives)
+def test_a_preset_goes_the_whole_way(tmp_path, name):
+    dls, (mask, *more, _) = larger(relatives[name])
+    draw = dict(style=(more[0], more[-1] if len(more) > 1 else mask)) if more else {}
+    learn, _ = whole_way(tmp_path, dls, mask, draw=draw, preset=preset_of(name))
+    assert (type(learn.model.encoder).__name__ == 'RegionEncoder') == bool(more)
+
+class StopAt(Callback):
+    "Ends the training after an epoch, when its checkpoint is written"
+    order = 1001
+    def after_epoch(self): raise CancelFitException()
+
+@pytest.mark.parametrize('name', relatives)
+def test_a_preset_goes_on_bit_for_bit_with_its_average(tmp_path, name):
+    def trained(folder, *cbs, resume=False):
+        set_seed(3)
+        dls, _ = larger(relatives[name])
+        learn = spade_learner(dls, preset_of(name), n_classes=N_CLASSES, sample_grid=None, cbs=EMA())
+        learn.logger = noop
+        with learn.no_bar(): learn.fit(2, cbs=[Checkpoint(tmp_path/folder, resume=resume), *cbs])
+        return learn.model.state_dict()
+    whole = trained('whole')
+    half = trained('parts', StopAt())
+    parts = trained('parts', resume=True)
+    differ = lambda a, b: [k for k in a if not torch.equal(a[k], b[k])]
+    assert not differ(whole, parts) and differ(whole, half)
+
+@pytest.mark.parametrize('name, million', [('clade', 71), ('inade', 72), ('sean', 266)])
+def test_presets_of_the_papers_size(name, million):
+    "Millions of parameters of the generator for Cityscapes' 34 classes and one for don't-care"
+    encode, kwargs = partial(OneHot, dontcare=True), presets[name]['generator']
+    with torch.device('meta'): net = SPADEGenerator(34, encode=encode, **kwargs)
+    assert round(sum(p.numel() for p in net.parameters())/1e6) == million
+
 # Styles by class
 
 def test_a_style_for_each_class(tmp_path):
@@ -223,6 +278,13 @@ def test_a_style_for_each_class(tmp_path):
     with pytest.raises(ValueError, match="names the class 'Watr'; the classes are"):
         learn.generate(mask, style={'Watr': picture})
     with pytest.raises(ValueError, match=f'has no {other}'): learn.generate(mask, style={other: (picture, gone)})
+    kept = learn.generate(mask, seed=1, style=(picture, mask))                    # ...: that of all others
+    assert np.array_equal(np.array(learn.generate(mask, seed=1, style={...: (picture, mask)})), np.array(kept))
+    both = np.array(learn.generate(gone, seed=1, style={...: (picture, mask), there: torch.ones(4)}))
+    assert np.array_equal(both, np.array(learn.generate(gone, seed=1, style={there: torch.ones(4)})))
+    lacking = np.array(learn.generate(mask, seed=1, style=(picture, gone)))       # of the others the mean
+    one = learn.generate(mask, seed=1, style={there: (picture, gone)})
+    assert np.array_equal(lacking, np.array(one)) and (lacking != mean).any()
     plain = spade_learner(data()[0], TOY, n_classes=N_CLASSES, sample_grid=None)
     with pytest.raises(ValueError, match='needs an encoder by regions'): plain.generate(mask, style={there: picture})
     a, *_, b = learn.interpolate(mask, {there: torch.ones(4)}, {there: -torch.ones(4)}, 3)

@@ -113,10 +113,10 @@ def height_of(mask, picture):
     height.name = 'height'
     return height
 
-def whole_way(tmp_path, dls, mask, parts=None, draw=None, **kwargs):
+def whole_way(tmp_path, dls, mask, parts=None, draw=None, preset=TOY, **kwargs):
     "Train, draw, save, load and export; the picture of `mask`"
     draw = draw or {}
-    learn = spade_learner(dls, TOY, n_classes=N_CLASSES, sample_grid=None, path=tmp_path, **kwargs)
+    learn = spade_learner(dls, preset, n_classes=N_CLASSES, sample_grid=None, path=tmp_path, **kwargs)
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
     last = getattr(learn.model.generator, 'conv_img', None)

@@ -3,7 +3,7 @@ SPADE with one style a picture, on land whose roofs are red, grey or blue and wh
 trains for the same processor time in one thread. A run that was stopped goes on with the network that it had begun.
 
 python tools/regions.py --out runs/regions --minutes 5                    # train
-python tools/regions.py --out runs/regions --report nbs/lib/nets          # sean_regions.csv and .png there"""
+python tools/regions.py --out runs/regions --report nbs/lib/nets          # sean_regions.csv and .jpg there"""
 import argparse, csv
 from functools import partial
 from pathlib import Path
@@ -61,6 +61,14 @@ def couples(land, tiles, codes) -> list:
         return next((j for j in later if known[j][0] != known[i][0] and (known[j][1] == known[i][1]) == alike), None)
     return [c for i in known if None not in (c := (i, other(i, True), other(i, False)))]
 
+def one_of_each(land, found, codes) -> list:
+    "Of couples the first for each change of roofs, such as from red to blue"
+    roof = codes.index(ROOF)
+    def looks(i): return look((o := tile(land, i))[1], o[0] == roof, TINTS[ROOF])
+    first = {}
+    for c in found: first.setdefault((looks(c[0]), looks(c[1])), c)
+    return [first[k] for k in sorted(first)]
+
 # What a change of style changes
 
 def beyond(there, seam:int):
@@ -93,7 +101,7 @@ def measured(net, land, i, j, roof:int) -> dict:
     want = (picture_j[:, ids_j == roof].mean(1) + 1)*127.5
     off = {name: float((o[:, there].mean(1) - want).abs().mean()) for name, o in (('before', a), ('after', b))}
     outside = {f'outside_{s}': float(change[beyond(there, s)].mean()) for s in SEAMS}
-    return dict(inside=float(change[there].mean()), **outside, **off)
+    return dict(roofs=float(there.float().mean()), inside=float(change[there].mean()), **outside, **off)
 
 def measure(files, land, tiles, codes) -> list[dict]:
     rows = []
@@ -107,7 +115,7 @@ def measure(files, land, tiles, codes) -> list[dict]:
 
 # The chapter's files
 
-def strip(files, land, some, codes, sz=128):
+def strip(files, land, some, codes):
     "For each of a few tiles: mask, itself, the one whose roofs it gets; for each network before, after and the change"
     lines = []
     grey = lambda x: x.clamp(0, 255).byte().movedim(0, -1).numpy()
@@ -128,7 +136,8 @@ def report(files, land, tiles, codes, folder):
         writer = csv.DictWriter(f, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    strip(files, land, couples(land, tiles, codes)[:4], codes).save(folder/'sean_regions.png', optimize=True)
+    some = one_of_each(land, couples(land, tiles, codes), codes)
+    strip(files, land, some, codes).save(folder/'sean_regions.jpg', quality=88)
     for name in files:
         for fields in ('alike', 'other'):
             mine = [r for r in rows if (r['style'], r['fields']) == (name, fields)]

@@ -25,7 +25,7 @@ from .block import *
 from .lists import PairList, read_table, table_files
 from .show import *
 
-# %% ../../nbs/lib/data/21_itemlist.ipynb #c707aa4107c
+# %% ../../nbs/lib/data/21_itemlist.ipynb #cd5db0866c9
 def _check_steps(il):
     "Raises ValueError if a step is missing in list `il`"
     todo = []
@@ -46,7 +46,7 @@ def _check_files(il, masks, check):
     used = [i for part in il.splits for i in part]
     sizes = look_ahead(L(zip(*parts, strict=True))[used], il.reader, check, il.image_reader, il.resized)
     if il.style_masks is not None:
-        pairs = L(dict.fromkeys((il.style_masks[i], il.styles[i]) for i in used))
+        pairs = L([*dict.fromkeys((il.style_masks[i], il.styles[i]) for i in used)])
         look_ahead(pairs, il.reader, check, il.image_reader, il.resized)
     if il.size is not None or il.item_tfms is not None: return              # something brings all to one size
     if il.styles is not None and il.style_masks is None: check_styles(zip(il.styles, il.images, strict=True))
