@@ -248,12 +248,16 @@ def test_a_preset_goes_on_bit_for_bit_with_its_average(tmp_path, name):
     differ = lambda a, b: [k for k in a if not torch.equal(a[k], b[k])]
     assert not differ(whole, parts) and differ(whole, half)
 
-@pytest.mark.parametrize('name, million', [('clade', 71), ('inade', 72), ('sean', 266)])
-def test_presets_of_the_papers_size(name, million):
-    "Millions of parameters of the generator for Cityscapes' 34 classes and one for don't-care"
-    encode, kwargs = partial(OneHot, dontcare=True), presets[name]['generator']
-    with torch.device('meta'): net = SPADEGenerator(34, encode=encode, **kwargs)
-    assert round(sum(p.numel() for p in net.parameters())/1e6) == million
+@pytest.mark.parametrize('name, n_classes, how, million', [
+    ('paper', 34, dict(dontcare=True, edges=True), 93.0), ('clade', 34, dict(dontcare=True, edges=True), 67.9),
+    ('clade', 150, dict(dontcare=True), 71.4), ('sean', 19, {}, 266.9)])
+def test_presets_of_the_papers_size(name, n_classes, how, million):
+    "Millions of parameters, as the papers of the family print them; SEAN's with its encoder"
+    preset = presets[name]
+    with torch.device('meta'):
+        nets = [SPADEGenerator(n_classes, encode=partial(OneHot, **how), **preset['generator'])]
+        if name == 'sean': nets.append(preset['encoder_class'](n_classes, **preset['encoder']))
+    assert round(sum(p.numel() for net in nets for p in net.parameters())/1e6, 1) == million
 
 # Styles by class
 

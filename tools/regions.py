@@ -137,7 +137,7 @@ def report(files, land, tiles, codes, folder):
         writer.writeheader()
         writer.writerows(rows)
     some = one_of_each(land, couples(land, tiles, codes), codes)
-    strip(files, land, some, codes).save(folder/'sean_regions.jpg', quality=88)
+    strip(files, land, some, codes).save(folder/'sean_regions.jpg', quality=74)
     for name in files:
         for fields in ('alike', 'other'):
             mine = [r for r in rows if (r['style'], r['fields']) == (name, fields)]
