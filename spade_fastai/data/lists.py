@@ -92,7 +92,7 @@ class SplitList(MaskList):
         "Hold nothing back"
         return self.split(no_split())
 
-# %% ../../nbs/lib/data/17_lists.ipynb #c3355409566
+# %% ../../nbs/lib/data/17_lists.ipynb #cd95f00d34c
 def _files_in(path, folder):
     "The picture files in `folder`, which lies in `path`, beside it, or anywhere"
     places = [o for o in (path/folder, path.parent/folder, Path(folder)) if o.is_dir()]
@@ -117,7 +117,16 @@ def _instances_of(masks, path, instances):
                         f"leave instances out", 'lonely', lonely[0], lonely)
     return _all_there([Path(o) for o in files], 'instance map')
 
-# %% ../../nbs/lib/data/17_lists.ipynb #ca90a3d0d72
+def _styles_and_masks(found) -> tuple:
+    "Style pictures, and their masks or None, of pictures or (picture, its mask)"
+    paired = [isinstance(o, tuple) and len(o) == 2 for o in found]
+    if not all(paired) and any(isinstance(o, tuple) for o in found):
+        raise ValueError("`with_style` wants a style picture for each image, or (style picture, its mask) for each")
+    pictures, masks = zip(*found, strict=True) if found and all(paired) else (found, None)
+    masks = masks and _all_there([*map(Path, masks)], 'style mask')
+    return _all_there([*map(Path, pictures)], 'style picture'), masks
+
+# %% ../../nbs/lib/data/17_lists.ipynb #c7a0ced30c5
 class PairList(SplitList):
     "Masks and what belongs to each: image, instances, style picture"
     image_reader, aligned = ImageReader(), False
@@ -139,13 +148,8 @@ class PairList(SplitList):
         if self.images is None:
             raise ValueError("the list has no images yet: call `label_from_folder(...)` or `label_from_func(...)` "
                              "before `with_style`")
-        found = [f(o) for o in self.images]
-        paired = [isinstance(o, tuple) for o in found]
-        if any(paired) and (not all(paired) or any(len(o) != 2 for o in found)):
-            raise ValueError("`with_style` wants a style picture for each image, or (style picture, its mask) for each")
-        pictures, masks = zip(*found, strict=True) if all(paired) and paired else (found, None)
-        masks = masks and _all_there([*map(Path, masks)], 'style mask')
-        return self.new(styles=_all_there([*map(Path, pictures)], 'style picture'), style_masks=masks)
+        pictures, masks = _styles_and_masks([f(o) for o in self.images])
+        return self.new(styles=pictures, style_masks=masks)
 
     def with_images(self, image_reader):
         "How the images are opened, such as `ImageReader(bands=(4,3,2), percentiles=(2,98))`"

@@ -20,7 +20,7 @@ from ..core import Cond, Inputs, inputs_of, plain
 from ..guards import check_finite, not_finite
 from .losses import by_name
 
-# %% ../../nbs/lib/train/05_step.ipynb #c1680418921
+# %% ../../nbs/lib/train/05_step.ipynb #c76c6ced811
 def halves(pred, n:int):
     "Split what a critic said of a batch, any nesting of lists, after `n` pictures"
     if isinstance(pred, Tensor): return pred[:n], pred[n:]
@@ -31,6 +31,11 @@ def given(**kwargs) -> dict:
     "Those of `kwargs` that are not None"
     return {k: v for k, v in kwargs.items() if v is not None}
 
+def style_of_other_ground(encoder:nn.Module, x:Inputs, encode) -> tuple[Tensor, dict]:
+    "z and terms of style pictures with masks of their own; a class that these lack has its mean, where there is one"
+    z, terms = encoder(x.style, Cond(encode.ids(x.style_mask), encode))
+    return getattr(encoder, 'complete', noop)(z), terms
+
 class Seen(NamedTuple):
     "What the critic saw in one lesson: in training, where `augment` changes it, another thing than what was drawn"
     output:Tensor   # fakes [B,3,H,W]
@@ -38,7 +43,7 @@ class Seen(NamedTuple):
     mask:Tensor     # [B,H,W] int64, moved as the pictures were
     critic:object   # asks the critic of further pictures of these masks, which are not changed any more
 
-# %% ../../nbs/lib/train/05_step.ipynb #c1bdf6e3289
+# %% ../../nbs/lib/train/05_step.ipynb #c1ec1f91817
 class GAN(nn.Module):
     "A generator, a critic and perhaps a style encoder under one roof; `forward` is the generator"
     def __init__(self,
@@ -54,15 +59,12 @@ class GAN(nn.Module):
         "Pictures [B,3,H,W], and what the encoder says besides their z, by name"
         x, terms = inputs_of(xb), {}
         z = x.style                                              # without an encoder a style is z itself
-        if self.encoder is not None and z is not None:
-            z, terms = self.style(x)
+        if self.encoder is not None and z is not None: z, terms = self.style(x)
         return self.generator(x.mask, **given(z=z, instance=x.instance, maps=x.maps)), terms
     def style(self, x:Inputs) -> tuple[Tensor, dict]:
-        "What the encoder reads; a class that the style picture's own mask lacks has its mean, where there is one"
-        encode = self.generator.encode
-        if x.style_mask is None: return self.encoder(x.style, encode(x.mask, x.instance, maps=x.maps))
-        z, terms = self.encoder(x.style, Cond(encode.ids(x.style_mask), encode))
-        return getattr(self.encoder, 'complete', noop)(z), terms
+        "What the encoder reads of the style pictures, which show what `mask` says, or their own masks"
+        if x.style_mask is not None: return style_of_other_ground(self.encoder, x, self.generator.encode)
+        return self.encoder(x.style, self.generator.encode(x.mask, x.instance, maps=x.maps))
     def shown(self, pictures:Tensor, *xb) -> tuple:
         "`pictures` [k·B,3,H,W], k times the batch, and the integer maps of the batch, as the critic is to see them"
         x = inputs_of(xb)
