@@ -61,5 +61,6 @@ from .apps.flight import World, flight_learner, fly
 from .official import *
 from .metrics import *
 
-# Words that a student wants for her own variables stay in their rooms: `presets.small`, `train.augment.cutout`
-for _name in 'brightness contrast saturation translate cutout small modern'.split(): globals().pop(_name, None)
+# Insides, and words that a student wants for her own variables, stay in their rooms: `presets.sean`, `augment.cutout`
+for _name in ('brightness contrast saturation translate cutout small modern clade inade sean PILStyleMask region_means '
+              'nearest_index BlockSplit').split(): globals().pop(_name, None)
