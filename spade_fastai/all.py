@@ -63,4 +63,4 @@ from .metrics import *
 
 # Insides, and words that a student wants for her own variables, stay in their rooms: `presets.sean`, `augment.cutout`
 for _name in ('brightness contrast saturation translate cutout small modern clade inade sean PILStyleMask region_means '
-              'nearest_index BlockSplit').split(): globals().pop(_name, None)
+              'nearest_index BlockSplit fit_scale raw_range').split(): globals().pop(_name, None)
