@@ -37,6 +37,7 @@ from .nets.inade import *
 from .nets.oasis import *
 from .nets.pix2pix import *
 from .nets.concat import *
+from .nets.lite0 import *
 from .fast.ways import plain_math
 from .fast.drawing import folded
 from .fast.switch import *
