@@ -183,7 +183,19 @@ def shaped_like(sd:dict, path:Path, hints:dict, what:Official) -> nn.Module:
         raise ValueError(f"{path} is not {what.kind}: its tensors have other shapes ({e})") from e
     except ValueError as e: raise ValueError(f"{path}: {e}") from e
 
-# %% ../nbs/lib/05_official.ipynb #cc52edd0a0b
+# %% ../nbs/lib/05_official.ipynb #c84a19d184f
+def keep(net:nn.Module, sd:dict, theirs:dict):
+    "Those of `sd` that would be written as other numbers, `theirs`, stay with `net`: as read, and as written"
+    kept = {k: (sd[k].to(v.dtype, copy=True), v.detach().clone()) for k,v in theirs.items()
+            if not torch.equal(v, sd[k].to(v.dtype))}
+    if kept: getattr(net, 'generator', net).official_kept = kept
+
+def unchanged(net:nn.Module, theirs:dict) -> dict:
+    "What `net` keeps for those of `theirs` that have not learned since"
+    kept = getattr(getattr(net, 'generator', net), 'official_kept', {})
+    return {k: read for k,(read, was) in kept.items() if k in theirs and torch.equal(was, theirs[k])}
+
+# %% ../nbs/lib/05_official.ipynb #cf29826dd4a
 def load_official(
     path,                   # `*_net_G.pth`, `*_net_D.pth` or `*_net_E.pth` of SPADE's code, or of the family's
     upsampling:str=None,    # of a generator: 'normal', 'more' or 'most'; not needed for 'most', nor for OASIS
@@ -207,9 +219,10 @@ def load_official(
         with torch.device('meta'): refuse_misfit(shaped_like(sd, path, hints, what), sd, path, what)
         net = shaped_like(sd, path, hints, what)
         net.load_state_dict(what.ours(sd, net))
+        keep(net, sd, what.theirs(net))
     return net.eval()
 
-# %% ../nbs/lib/05_official.ipynb #c4bab5a32a4
+# %% ../nbs/lib/05_official.ipynb #c2af2a25f36
 def save_official(
     net:nn.Module,   # generator, critic or encoder; for SEAN a `GAN` or `SpadeDrawer` with both its networks
     path,            # file to write, by custom `latest_net_G.pth`, `…_D.pth` or `…_E.pth`
@@ -220,5 +233,6 @@ def save_official(
     if what is None: raise ValueError(f"a {name} is none of the official networks; save it with `save_spade`")
     if found := ', '.join(what.faults(net)):
         raise ValueError(f"the official code has no option for this {name}'s {found}; save it with `save_spade`")
-    torch.save(OrderedDict((k, v.detach().cpu().clone()) for k,v in what.theirs(net).items()), path)
+    theirs = OrderedDict((k, v.detach().cpu().clone()) for k,v in what.theirs(net).items())
+    torch.save(theirs | unchanged(net, theirs), path)
     return path

@@ -94,25 +94,28 @@ def each_class(key:str, value:Tensor) -> dict:
     if start or not re.search(r'\bfc\.(weight|bias)$', key): return {key: value}
     return {key.replace('fc.', f'fc_mu{i}.'): v for i, v in enumerate(value)}
 
-# %% ../nbs/lib/04c_official_family.ipynb #cd3f49f7142
-def as_sean(sd:dict, upsampling=None, dontcare=False):
+# %% ../nbs/lib/04c_official_family.ipynb #c84d34725ed
+def as_sean(sd:dict, upsampling=None, size=None, base=None, dontcare=False):
     "Our generator and style encoder, as a `SpadeDrawer`, of the shape that the tensors `sd` of SEAN's code tell"
     shared, code = sd['head_0.ace_0.Spade.mlp_shared.0.weight'], sd['Zencoder.model.14.weight']
-    layout = layouts[told_layout(upsampling, 'up_4.conv_0.bias' in sd)]
+    if 'up_4.conv_0.bias' in sd: raise ValueError("it has 8 blocks (`most`), and SEAN's code cannot draw with these")
+    layout = layouts[told_layout(upsampling, False)]
     n, encode = map_encoding(shared.shape[1], dontcare, False)
     if n + bool(dontcare) > SEAN_CLASSES:
         raise ValueError(f"its map has {shared.shape[1]} channels, but SEAN's code has layers for {SEAN_CLASSES} "
                          "classes")
-    kw = dict(ks=shared.shape[-1], hidden=shared.shape[0])
+    base = told_base(base, 'head_0.ace_0.param_free_norm.running_mean' in sd)
+    kw = dict(ks=shared.shape[-1], hidden=shared.shape[0], base=base)
+    start = told_start(sd['fc.weight'], 1, 2**sum(layout['ups']), height_width(size))
     styled, plain = partial(SEAN, nz=len(code), **kw), partial(SPADEPlusNoise, **kw)
     blocks = BLOCKS[:len(layout['ups'])]
     norms = [styled if f'{b}.ace_0.fc_mu0.weight' in sd else plain for b in blocks]
-    gen = SPADEGenerator(n, nf=sd['fc.bias'].numel()//16, **layout, norm=norms, encode=encode,
+    gen = SPADEGenerator(n, nf=sd['fc.bias'].numel()//16, **layout, norm=norms, encode=encode, start=start,
                          weight_norm=spectral if 'head_0.conv_0.weight_orig' in sd else nn.Identity())
     first = sd['Zencoder.model.1.weight']
     return SpadeDrawer(gen, encoder=RegionEncoder(gen.encode.n_ids, nf=len(first), nz=len(code)))
 
-# %% ../nbs/lib/04c_official_family.ipynb #c2a3bc17b22
+# %% ../nbs/lib/04c_official_family.ipynb #c18d181a30b
 def is_sean(net) -> bool:
     "Is it something with SEAN's generator and encoder, a `GAN` or a `SpadeDrawer`?"
     gen = getattr(net, 'generator', None)
@@ -124,11 +127,16 @@ def sean_faults(net) -> list[str]:
     last = [m for m in gen.blocks[-1].modules() if isinstance(m, ConditionalNorm)]
     wanted = all(type(m) is (SPADEPlusNoise if m in last else SEAN) for m in norms)
     inner = [c for m in norms for c in m.modules() if isinstance(c, nn.Conv2d)]
+    shapes = [(layouts[o]['mults'], layouts[o]['ups']) for o in ('normal', 'more')]      # it cannot run `most`
+    fit = wanted and all(official_base(m, True) for m in norms)
     return faults_of({
-        **generator_shape_faults(gen, wanted and all(official_base(m, True) for m in norms), inner, starts=(MapStart,)),
+        **generator_shape_faults(gen, fit, inner, shapes, (MapStart,)),
         'edges': gen.encode.edges,
         f'{gen.encode.n_ids} classes (at most {SEAN_CLASSES} there)': gen.encode.n_ids > SEAN_CLASSES,
         'hidden width of the mask\'s branch (128 there)': any(m.mlp_shared[0].out_channels != 128 for m in norms),
+        'kernel of SPADE (3 there)': any(m.mlp_shared[0].kernel_size != (3, 3) for m in norms),
+        'length of styles': {len(m.fc.weight[0]) for m in norms if isinstance(m, SEAN)} != {net.encoder.mean.shape[1]},
+        'classes of the encoder': net.encoder.n_ids != gen.encode.n_ids,
         'width of the encoder (32 there)': net.encoder.layers[1].out_channels != 32})
 
 # %% ../nbs/lib/04c_official_family.ipynb #c93417b68d3
@@ -186,8 +194,8 @@ def oasis_order(nc:int, nz:int, dontcare:bool) -> list[int]:
     map_ = [*range(nc)]
     return [*range(nc, nc + nz), *(map_[-1:] + map_[:-1] if dontcare else map_)]
 
-# %% ../nbs/lib/04c_official_family.ipynb #cd79b70b8e7
-def as_oasis(sd:dict, nz=None, base=None, dontcare=False):
+# %% ../nbs/lib/04c_official_family.ipynb #cbdc506285d
+def as_oasis(sd:dict, nz=None, size=None, base=None, dontcare=False):
     "Our generator of the shape that the tensors `sd` of OASIS' code tell"
     fc, shared, nz = sd['fc.weight'], sd['body.0.norm_0.mlp_shared.0.weight'], whole('nz', 64 if nz is None else nz)
     if fc.shape[1] <= nz:
@@ -196,8 +204,8 @@ def as_oasis(sd:dict, nz=None, base=None, dontcare=False):
     n, encode = map_encoding(fc.shape[1] - nz, dontcare, False)
     base = told_base(base, 'body.0.norm_0.first_norm.running_mean' in sd)
     norm = partial(NoisySPADE, nz=nz, base=base, ks=shared.shape[-1], hidden=shared.shape[0])
-    return SPADEGenerator(n, nf=sd['fc.bias'].numel()//16, **oasis_layout, norm=norm, encode=encode,
-                          start=partial(MapNoiseStart, nz=nz),
+    start = told_start(fc, 1, 2**sum(oasis_layout['ups']), height_width(size), partial(MapNoiseStart, nz=nz))
+    return SPADEGenerator(n, nf=sd['fc.bias'].numel()//16, **oasis_layout, norm=norm, encode=encode, start=start,
                           weight_norm=spectral if 'body.0.conv_0.weight_orig' in sd else nn.Identity())
 
 def oasis_faults(net:SPADEGenerator) -> list[str]:

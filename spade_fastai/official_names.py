@@ -70,7 +70,7 @@ def height_width(size) -> tuple|None:
         raise ValueError(f"size={size!r} must be (height, width) in whole pixels, or one number for a square")
     return both
 
-# %% ../nbs/lib/04b_official_names.ipynb #cff575a8742
+# %% ../nbs/lib/04b_official_names.ipynb #c6934049399
 def told_layout(upsampling, most:bool) -> str:
     "Name of the layout: the file says whether it is `most`, the user which of the others"
     if upsampling not in (None, *layouts):
@@ -81,7 +81,7 @@ def told_layout(upsampling, most:bool) -> str:
                          "upsampling='normal' or 'more'")
     return upsampling
 
-def told_start(fc:Tensor, area:int, scale:int, size):
+def told_start(fc:Tensor, area:int, scale:int, size, of_map=MapStart):
     "How the generator with first layer `fc` starts; `area`: pixels of a linear start, `size`: that of the pictures"
     first = None
     if size is not None:                               # width, then the height rounded as the official code does
@@ -90,7 +90,7 @@ def told_start(fc:Tensor, area:int, scale:int, size):
             raise ValueError(f"size={tuple(size)} is too small: the picture is {scale} times as large as the first map")
     if fc.ndim == 4:
         exact = first is None or first == tuple(s/scale for s in size)
-        return MapStart if exact else partial(MapStart, size=first)
+        return of_map if exact else partial(of_map, size=first)
     if first is None and int(area**.5)**2 == area: first = (int(area**.5),)*2
     if first is None or first[0]*first[1] != area:
         raise ValueError(f"it starts from noise with {area} pixels; pass size=(height, width) of its pictures, so that "
