@@ -257,7 +257,7 @@ def kid(
     inside = lambda x: (k(x, x).sum() - k(x, x).diag().sum())/(len(x)*(len(x) - 1))
     return float(inside(a) + inside(b) - 2*k(a, b).mean())
 
-# %% ../nbs/lib/06_metrics.ipynb #c73134e27c6
+# %% ../nbs/lib/06_metrics.ipynb #c94fc897ff7
 def features(
     pictures:Tensor,  # [N,3,H,W] in [-1,1]
     net=None,         # gives vectors [B,d]; default: that of `lite0()`
@@ -269,6 +269,7 @@ def features(
     to_size = partial(F.interpolate, size=(size, size), mode='bilinear', antialias=True, align_corners=False)
     with torch.no_grad(): return torch.cat([net(to_size(plain(x).float())) for x in plain(pictures).split(bs)])
 
+# %% ../nbs/lib/06_metrics.ipynb #ceeefbf5e5e
 def halves(a:Tensor, seed:int=0) -> tuple:
     "Two halves of `a`, chosen at random"
     order = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))
@@ -284,6 +285,7 @@ def likeness(
     return dict(kid=kid(reals, fakes), kid_floor=kid(*floor), fid=fid(reals, fakes), fid_floor=fid(*floor),
                 n_real=len(reals), n_fake=len(fakes))
 
+# %% ../nbs/lib/06_metrics.ipynb #c1bbb02d23b
 def diversity(
     a:Tensor,  # [N,d] features of pictures
     b:Tensor,  # [N,d] of other draws of the same masks
