@@ -28,6 +28,20 @@ def whole(
     upto = f' to {most}' if most is not None else ' or more'
     raise ValueError(f"{name}={x!r} must be a whole number, {least}{upto}")
 
+# %% ../nbs/lib/00b_guards.ipynb #c47b6e2f07a
+def listed(name:str, x) -> tuple:
+    "`x` as a tuple; raises ValueError unless it is a list or a tuple"
+    if isinstance(x, (list, tuple)): return tuple(x)
+    raise ValueError(f"{name}={x!r} must be a list or a tuple")
+
+# %% ../nbs/lib/00b_guards.ipynb #c0710770ad0
+def amount(name:str, x) -> float:
+    "`x` as a float; raises ValueError unless it is a finite number, 0 or more"
+    try: n = float(x) if not isinstance(x, (str, bytes, bool)) else -1.
+    except (TypeError, ValueError): n = -1.
+    if 0 <= n < float('inf'): return n
+    raise ValueError(f"{name}={x!r} must be a finite number, 0 or more")
+
 # %% ../nbs/lib/00b_guards.ipynb #cbd6d0ad1d9
 def file_path(path) -> Path:
     "`path` as a Path; raises ValueError unless it is a str or a Path with a name in it"

@@ -198,10 +198,35 @@ def _check_batch_norm(bs:int, generator:nn.Module):
         raise ValueError(f"bs={bs} with batch norm: the statistics of one picture are not those of the data. "
                          "Pass bs=2 or more, or `generator=dict(norm=partial(SPADE, base='instance'))`")
 
-# %% ../nbs/lib/04_learner.ipynb #c210442088a
+# %% ../nbs/lib/04_learner.ipynb #c59d210b7ac
+MAKERS = 'critic_class', 'encoder_class', 'z_start', 'losses'     # of a preset: classes that make its parts
+
+def _check_preset(preset):
+    "Raise ValueError unless it is a dict with the keys that presets have"
+    if not isinstance(preset, dict):
+        raise ValueError(f"a preset is a dict, such as `tiny`, not {preset!r}; those with a name are in `presets`: "
+                         f"{', '.join(presets)}")
+    dicts, more = ('generator', 'critic', 'gen_loss', 'weights'), ('encoder', 'learner')
+    if lost := [o for o in (*dicts, 'lr') if o not in preset]: raise ValueError(f"the preset has no {', '.join(lost)}")
+    if odd := [o for o in preset if o not in (*dicts, *more, 'lr', 'cbs', *MAKERS)]:
+        raise ValueError(f"a preset has no {', '.join(map(repr, odd))}; pass it to `spade_learner` beside the preset")
+    if bad := [o for o in (*dicts, *more) if not isinstance(preset.get(o, {}), dict)]:
+        raise ValueError(f"{bad[0]}={preset[bad[0]]!r} of the preset must be a dict of arguments")
+
+def _built(key:str, make, given, *args, **preset) -> nn.Module:
+    "The network `key` of `given` arguments over those of a preset; raises ValueError for what cannot be built"
+    if not isinstance(given or {}, dict):
+        raise ValueError(f"{key}={given!r} is neither a network (an nn.Module) nor a dict of arguments of "
+                         f"{make.__name__}")
+    try: return make(*args, **{**preset, **(given or {})})
+    except (TypeError, AttributeError) as e:
+        raise ValueError(f"no {key} can be built with {given}: {e}. Parts are classes or partials and are called as "
+                         f"{make.__name__} says: a norm with channels and `encode=`, for example") from e
+
+# %% ../nbs/lib/04_learner.ipynb #cc34ef39964
 def _from_z(preset:dict, nz:int, size):
     "The preset's start for a style vector of `nz` numbers; one of fixed size is made for pictures of `size`"
-    start = preset['z_start']
+    start = preset.get('z_start', MapNoiseStart)
     if start is not NoiseStart: return partial(start, nz=nz)
     scale = 2**sum(preset['generator']['ups'])
     return partial(start, nz=nz, size=tuple(o//scale for o in size))
@@ -210,9 +235,9 @@ def _encoder(given, preset:dict, n_ids:int):
     "A module, one of arguments over the preset's, None, or the one that the preset's norms cannot do without"
     make = preset.get('encoder_class')
     if given is None and make is not None: given = {}
-    if not isinstance(given, dict): return given
-    args = {**preset['encoder'], **given}
-    return make(n_ids, **args) if make else ConvEncoder(**args)
+    if given is None or isinstance(given, nn.Module): return given
+    args = preset.get('encoder', {})
+    return _built('encoder', make, given, n_ids, **args) if make else _built('encoder', ConvEncoder, given, **args)
 
 def _networks(
     n_classes:int,    # ids are 0..n_classes-1
@@ -227,14 +252,14 @@ def _networks(
     encode = partial(OneHot, dontcare=dontcare, edges=inputs.instance is not None)
     def part(given, make, key, **kwargs):
         if isinstance(given, nn.Module): return given
-        return make(n_classes, **{'encode': encode, **preset[key], **kwargs, **(given or {})})
+        return _built(key, make, given, n_classes, **{'encode': encode, **preset[key], **kwargs})
     encoder = _encoder(encoder, preset, n_classes + dontcare)
     nz = getattr(encoder, 'nz', None)
     start = {} if nz is None else dict(start=_from_z(preset, nz, inputs.mask.shape[-2:]))
     generator = part(generator, SPADEGenerator, 'generator', **start)
     return generator, part(critic, preset.get('critic_class', MultiscaleDiscriminator), 'critic'), encoder
 
-# %% ../nbs/lib/04_learner.ipynb #c528ff3af16
+# %% ../nbs/lib/04_learner.ipynb #cd1d2eec12f
 def _usable_vgg(gen_loss:dict) -> dict:
     "`gen_loss` without its perceptual part when VGG's weights can be neither found nor downloaded; says so"
     if gen_loss.get('vgg') is None: return gen_loss
@@ -259,6 +284,10 @@ def _losses(
     told:set,        # what the encoder tells, by name
 ) -> tuple:          # generator's and critic's
     "The two losses; they play the same game"
+    if crit_loss is not None and not callable(crit_loss):
+        raise ValueError(f"crit_loss={crit_loss!r} cannot be called; pass a loss, such as `CriticLoss()`")
+    if not isinstance(gen_loss or {}, dict) and not callable(gen_loss):
+        raise ValueError(f"gen_loss={gen_loss!r} is neither a loss nor a dict of arguments of `GeneratorLoss`")
     if callable(gen_loss): return gen_loss, crit_loss
     kld = dict(kld=KLDLoss) if {'mu', 'logvar'} <= told else {}
     parts = _usable_vgg({**preset['gen_loss'], **kld, **(gen_loss or {})})
@@ -267,11 +296,12 @@ def _losses(
 
 def _check_weights(given, losses):
     "Raise ValueError for a weight of a term that nobody makes"
+    if not isinstance(given or {}, dict): raise ValueError(f"weights={given!r} must be a dict of factors by name")
     terms = [n for o in losses for n in getattr(o, 'names', [])]
     if terms and (lost := set(given or {}) - {*terms, 'vgg', 'kld'}):
         raise ValueError(f"`weights` names {', '.join(sorted(lost))}; the loss terms are {', '.join(terms)}")
 
-# %% ../nbs/lib/04_learner.ipynb #c5515d23ce3
+# %% ../nbs/lib/04_learner.ipynb #c41863f5de9
 @delegates(GANLearner.__init__, but=['gen_loss_func', 'crit_loss_func', 'encoder', 'model'])
 def spade_learner(
     dls,                    # batches of (mask [B,H,W] int64, picture [B,3,H,W] in [-1,1])
@@ -287,9 +317,7 @@ def spade_learner(
     **kwargs
 ) -> SpadeLearner:
     "A `SpadeLearner` with SPADE generator, multi-scale critic and the losses of the paper"
-    if not isinstance(preset, dict):
-        raise ValueError(f"a preset is a dict, such as `tiny`, not {preset!r}; those with a name are in `presets`: "
-                         f"{', '.join(presets)}")
+    _check_preset(preset)
     n_classes = getattr(dls, 'n_classes', None) if n_classes is None else n_classes
     if n_classes is None: raise ValueError("these DataLoaders do not say how many classes they have; pass `n_classes=`")
     quick_check(dls)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fastcore.all import is_listy
 from ..core import *
 from ..core import plain
-from ..guards import whole
+from ..guards import listed, whole
 from .norms import *
 from .spectral import *
 from .starts import *
@@ -126,9 +126,10 @@ class SPADEGenerator(GrowingGenerator):
         other_norm=nn.Identity(),                  # wraps convolutions and linear layers that `weight_norm` does not
     ):
         super().__init__()
+        mults, ups = listed('mults', mults), listed('ups', ups)
         if len(ups) != len(mults) - 1:
             raise ValueError(f"{len(mults)} widths make {len(mults) - 1} blocks, but `ups` has {len(ups)} numbers")
-        whole('n_classes', n_classes)
+        whole('n_classes', n_classes), whole('nf', nf)
         whole('the number of blocks', len(ups), most=64)
         doublings = sum(whole('ups', o, 0, 16) for o in ups)
         if doublings > 16: raise ValueError(f"ups={tuple(ups)} doubles {doublings} times; at most 16 make sense")

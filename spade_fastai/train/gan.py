@@ -17,6 +17,7 @@ from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.vision.all import Callback, CancelEpochException, Learner, Metric, TensorImage
 from fastcore.all import L, delegates
 from ..core import plain
+from ..guards import amount, whole
 from .losses import CriticLoss, GeneratorLoss
 from .switchers import BothOnEachBatch, OnlyGenerator
 from .step import GAN, GANStep, gan_adam, gan_splitter
@@ -92,14 +93,27 @@ def refuse_what_counts_batches(learn):
         raise ValueError("fastai's MixedPrecision opens half precision once a batch, and a batch has two losses here; "
                          "call `learn.to_fp16()` or `learn.to_bf16()` instead of passing it")
 
-# %% ../../nbs/lib/train/06_gan.ipynb #c2797033097
+# %% ../../nbs/lib/train/06_gan.ipynb #c7d6d6cc329
 def in_parts(xb, yb, bs:int) -> list:
     "Inputs, targets and share of the whole, for parts of `bs` items"
     n = len(yb[0])
     return [(tuple(o[i:i+bs] for o in xb), tuple(o[i:i+bs] for o in yb), min(bs, n - i)/n) for i in range(0, n, bs)]
 
+# %% ../../nbs/lib/train/06_gan.ipynb #c5974219a22
+def rates_of(lr) -> list:
+    "The numbers in a learning rate as fastai takes it: one, a slice, or one for each group of parameters"
+    if isinstance(lr, slice): return [o for o in (lr.start, lr.stop) if o is not None]
+    return [*lr] if isinstance(lr, (list, tuple, L)) else [lr]
+
+# %% ../../nbs/lib/train/06_gan.ipynb #c8735bdd0f7
 class GANLoop(GANStep):
     "`GANStep` with what callbacks may change: where training begins, parts of a batch, fakes that are shown twice"
+    @delegates(Learner.fit)
+    def fit(self, n_epoch, lr=None, **kwargs):
+        "As `Learner.fit`; raises ValueError for rates and numbers of epochs that make no sense"
+        whole('n_epoch', n_epoch, least=0)
+        for o in rates_of(self.lr if lr is None else lr): amount('lr', o)
+        super().fit(n_epoch, lr, **kwargs)
     def _do_fit(self):
         if any(p.is_inference() for p in self.model.parameters()):
             raise ValueError("the networks were made inside `torch.inference_mode`, so they cannot learn; make or load "

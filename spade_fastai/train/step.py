@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/train/step.html.md"""
 # %% auto #0
 __all__ = ['GAN', 'gan_adam', 'GANStep']
 
-# %% ../../nbs/lib/train/05_step.ipynb #cb3e47a6f9c
+# %% ../../nbs/lib/train/05_step.ipynb #cfd88b2ebb8
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 import torch
@@ -17,7 +17,7 @@ from fastai.vision.all import (
     CancelBackwardException, CancelFitException, CancelStepException, Learner, OptimWrapper, TerminateOnNaNCallback)
 from fastcore.all import L, noop
 from ..core import Cond, Inputs, inputs_of, plain
-from ..guards import check_finite, not_finite
+from ..guards import amount, check_finite, not_finite
 from .losses import by_name
 
 # %% ../../nbs/lib/train/05_step.ipynb #c76c6ced811
@@ -149,7 +149,7 @@ def checked(turns) -> tuple:
         raise ValueError(f"learn.turns has {sorted(bad)}; it must be a tuple of 'generator' and 'critic'")
     return turns
 
-# %% ../../nbs/lib/train/05_step.ipynb #c3041708409
+# %% ../../nbs/lib/train/05_step.ipynb #cd2c89c2e13
 LARGEST = 1e8   # a loss of networks that learn is far below
 
 def sound(loss:Tensor, batch) -> bool:
@@ -177,11 +177,15 @@ def refuse_nonsense(learn, terms:dict):
     raise ValueError(f"training stopped at batch {learn.iter} of epoch {learn.epoch} (counted from 0), in the "
                      f"{learn.who}'s turn: {bad or 'the batch is not finite'}; {whence(learn)}")
 
-# %% ../../nbs/lib/train/05_step.ipynb #c269989044
+def factors(weights) -> dict:
+    "A copy of the weights of loss terms by name; raises ValueError for one below zero or not finite"
+    return {k: amount(f'weights[{k!r}]', v) for k, v in (weights or {}).items()}
+
+# %% ../../nbs/lib/train/05_step.ipynb #cc3b6185011
 class GANStep(Learner):
     "A `Learner` that trains the networks of its `model`, a `GAN`, in turns: `learn.turns` names them in order"
     def __init__(self, dls, model, gen_loss_func, crit_loss_func, weights=None, **kwargs):
-        self.gen_loss_func, self.crit_loss_func, self.weights = gen_loss_func, crit_loss_func, dict(weights or {})
+        self.gen_loss_func, self.crit_loss_func, self.weights = gen_loss_func, crit_loss_func, factors(weights)
         self.turns, self.who, self.terms, self.last_loss = ('generator', 'critic'), None, {}, {}
         super().__init__(dls, model, **kwargs)
         self.remove_cb(CastToTensor)
