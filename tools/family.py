@@ -100,14 +100,18 @@ def run(o):
                 writer.writerow(row)
             print(row, flush=True)
 
-def drawn_by(name, o, tiles:int=4) -> list:
+def as_bytes(pictures, n:int=4) -> np.ndarray:
+    "The first `n` of pictures [B,3,H,W] in [-1,1] as [n,H,W,3] of bytes"
+    pictures = pictures[:n].as_subclass(torch.Tensor).clamp(-1, 1)
+    return ((pictures + 1)*127.5).byte().permute(0, 2, 3, 1).numpy()
+
+def drawn_by(name, o, tiles:int=4) -> tuple:
     "The first held-back tiles drawn by a network, real, arrays [B,H,W,3] of bytes, and their masks"
     dls, gan = land_of(name, o.out, o.tiles, o.size), load_gan(o.out/f'{name}-0.safetensors').eval()
     set_seed(0)
     *xb, y = dls.valid.one_batch()
     with torch.no_grad(): fakes = gan(*xb)
-    as_bytes = lambda pics: ((pics[:tiles].clamp(-1, 1) + 1)*127.5).byte().permute(0, 2, 3, 1).numpy()
-    return [as_bytes(fakes), as_bytes(TensorBase(y).as_subclass(torch.Tensor)), xb[0][:tiles].as_subclass(torch.Tensor)]
+    return as_bytes(fakes, tiles), as_bytes(y, tiles), xb[0][:tiles].as_subclass(torch.Tensor)
 
 def report(o):
     "The table, and one picture: a row a tile; mask, real picture, then every network"

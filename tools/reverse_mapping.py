@@ -4,7 +4,7 @@ one thread, from the same seeds, and is judged on the same held-back tiles. A ru
 
 python tools/reverse_mapping.py --out runs/reverse                             # train and judge: reverse.csv
 python tools/reverse_mapping.py --out runs/reverse --report nbs/course/more  # the table and the pictures of the page"""
-import argparse, csv, time
+import argparse, csv, shutil, time
 from pathlib import Path
 import numpy as np, torch
 from fastai.vision.all import (DataBlock, FuncSplitter, Image, ImageBlock, MaskBlock, aug_transforms, set_seed,
@@ -12,7 +12,7 @@ from fastai.vision.all import (DataBlock, FuncSplitter, Image, ImageBlock, MaskB
 from torchvision.models.resnet import BasicBlock, ResNet
 from spade_fastai.all import *
 from spade_fastai.data.segmented import masks_from
-from family import ProcessorMinutes, rows
+from family import ProcessorMinutes, as_bytes, rows
 
 number = lambda file: int(file.stem)
 def held_back(file) -> bool: return number(file) % 5 == 0           # 200 of 1000: nobody trains on them
@@ -42,7 +42,7 @@ def segmenter(land, o):
 def labelled(land, o) -> dict:
     "Mask files to train on, by kind"
     files = sorted((land/'images').iterdir())
-    photos, hand = [f for f in files if photo(f)], [land/'labels'/f.name for f in files if by_hand(f)]
+    photos, hand = [f for f in files if photo(f)], labelled_by_hand(land)
     learn, made = segmenter(land, o), {}
     for kind, sure in {KINDS[1]: o.confidence, KINDS[2]: 0.}.items():
         folder = masks_from(learn, photos, o.out/f'masks_{sure:.2f}', confidence=sure)
@@ -50,7 +50,9 @@ def labelled(land, o) -> dict:
     return {KINDS[0]: hand + [land/'labels'/f.name for f in photos], **{k: hand + v for k, v in made.items()},
             KINDS[3]: hand}
 
-def ids_of(files): return np.stack([np.array(Image.open(f)) for f in files])
+def ids_of(files): return np.stack([np.array(Image.open(f)) for f in files])        # pictures, too
+
+def labelled_by_hand(land) -> list: return [f for f in sorted((land/'labels').iterdir()) if by_hand(f)]
 
 def quality(land, masks) -> dict:
     "Share of the pixels of the photographs that have a class, and of these those that have the right one"
@@ -94,6 +96,30 @@ def run(o):
                 writer.writerow(row)
             print(row, flush=True)
 
+def report(o, n:int=4):
+    "The table, and one picture: what the segmenter said of photographs, and held-back tiles as each network draws them"
+    import matplotlib.pyplot as plt
+    shutil.copy(o.out/'reverse.csv', o.report/'reverse.csv')
+    land, palette = o.out/'land', Palette(LANDCOVER_CODES)
+    photos = [f for f in sorted((land/'images').iterdir()) if photo(f)][:n]
+    paint = lambda folder: [palette.paint(torch.from_numpy(m.astype(int))) for m in
+                            ids_of(folder/'labels'/f.name for f in photos)]
+    columns = {'photograph': ids_of(photos), 'true mask': paint(land)}
+    columns['its mask'] = paint(o.out/f'masks_{o.confidence:.2f}')
+    *xb, real = loaders(land, labelled_by_hand(land), o).valid.one_batch()
+    columns |= {'mask': [palette.paint(m) for m in xb[0][:n]], 'real': as_bytes(real)}
+    for i, kind in enumerate(KINDS):
+        gan = load_gan(o.out/f'{i}-0.safetensors').eval()
+        set_seed(0)
+        with torch.no_grad(): columns[kind.replace(', ', ',\n')] = as_bytes(gan(*xb))
+    fig, axs = plt.subplots(n, len(columns), dpi=100, figsize=(len(columns)*.95, n*.95 + .3), layout='constrained')
+    for i, (name, pics) in enumerate(columns.items()):
+        for ax, pic in zip(axs[:, i], pics, strict=True): ax.imshow(pic, interpolation='nearest')
+        axs[0, i].set_title(name, fontsize=7)
+    for ax in axs.flat: ax.set_axis_off()
+    fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=0, hspace=0)
+    fig.savefig(o.report.parents[1]/'images'/'reverse.jpg', pil_kwargs=dict(quality=88))
+
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--out', type=Path, default=Path('runs/reverse'))
@@ -101,8 +127,9 @@ if __name__ == '__main__':
     p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--tiles', type=int, default=1000)
     p.add_argument('--epochs', type=int, default=30, help='of the U-Net')
+    p.add_argument('--report', type=Path, help='write table and pictures of what is trained into this folder')
     p.add_argument('--confidence', type=float, default=.8, help='below which a pixel has no class')
     o = p.parse_args()
     torch.set_num_threads(1)
     o.out.mkdir(parents=True, exist_ok=True)
-    run(o)
+    report(o) if o.report else run(o)
