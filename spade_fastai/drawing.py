@@ -7,9 +7,11 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/drawing.html.md"""
 # %% auto #0
 __all__ = ['style_z', 'generate', 'show_styles', 'interpolate', 'SpadeDrawer']
 
-# %% ../nbs/lib/02_drawing.ipynb #c2035138332
+# %% ../nbs/lib/02_drawing.ipynb #c628cf50744
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
+from weakref import WeakKeyDictionary
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -195,7 +197,21 @@ def as_picture(pic:Tensor) -> PILImage:
     "[3,H,W] in [-1,1] as a picture of 8 bits"
     return PILImage.create(((pic.float().cpu() + 1)*127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
-# %% ../nbs/lib/02_drawing.ipynb #c1750587941
+# %% ../nbs/lib/02_drawing.ipynb #cdce63de1c2
+looked_at = WeakKeyDictionary()      # generator -> names of what it was seen to look at
+
+def warn_of_unseen(generator, ids, z, given:dict, pic:Tensor, names:set, seed=None):
+    "Warns of `names` in `given` (or 'z') without which the picture `pic` would be the same"
+    net = getattr(generator, 'generator', generator)
+    seen = looked_at.setdefault(net, set())
+    for name in sorted(names - seen):
+        try: other = drawn(generator, ids, None if name == 'z' else z, {**given, name: None}, seed)
+        except (ValueError, TypeError, RuntimeError): other = None                            # it cannot do without
+        if other is None or not other.equal(pic): seen.add(name)
+        else: warnings.warn(f"`{name}=` changes nothing in this picture: if no part of the {type(net).__name__} looks "
+                            "at it, leave it out, or build the network with a part that does")
+
+# %% ../nbs/lib/02_drawing.ipynb #cef1413239e
 def generate(
     generator:nn.Module,  # a `SPADEGenerator`, or another that keeps to its protocol
     mask,                 # [H,W] class ids: file, PIL picture, array or tensor; or a list of these
@@ -223,7 +239,11 @@ def generate(
     ours = z is None and style is None
     if z is None or style is not None: z = drawn_z(generator, ids, seed, style, reader, encoder)
     if not ours: z = checked_z(z, generator, tuple(ids.shape))
-    return as_picture(drawn(generator, ids, z, given, seed))
+    pic = drawn(generator, ids, z, given, seed)
+    asked = {k for k, v in given.items() if v is not None}
+    if not ours and style is None and generator.draw_z(1, tuple(ids.shape), _rng(0)) is None: asked.add('z')
+    if asked: warn_of_unseen(generator, ids, z, given, pic, asked, seed)
+    return as_picture(pic)
 
 # %% ../nbs/lib/02_drawing.ipynb #bd7f41d3
 def show_styles(

@@ -1,11 +1,15 @@
 "Arguments that make no sense, of the learner and of what it is made of: each is named, with its value, before training"
+import warnings
 from functools import partial
-import pytest
+import pytest, torch
 from torch import nn
 from spade_fastai.core import OneHot
 from spade_fastai.data.landcover import make_landcover
 from spade_fastai.data.items import SpadeDataLoaders
+from spade_fastai.drawing import generate
 from spade_fastai.learner import spade_learner
+from spade_fastai.nets.clade import CLADEICPE
+from spade_fastai.nets.starts import MapNoiseStart
 from spade_fastai.nets.norms import SPADE
 from spade_fastai.official import load_official, save_official
 from spade_fastai.nets.generator import SPADEGenerator
@@ -74,3 +78,26 @@ def test_of_a_training(dls, args, said):
 def test_of_official_files(path):
     for f in (load_official, partial(save_official, SPADEGenerator(3, nf=1))):
         with pytest.raises(ValueError, match='is no path; give the name of a file'): f(path=path)
+
+# What a network does not look at
+
+def net(**kwargs): return SPADEGenerator(3, **{**TOY['generator'], **kwargs}).eval()
+MASK = torch.tensor([[0, 1], [2, 1]]).repeat_interleave(8, 0).repeat_interleave(8, 1)
+EXTRA = dict(z=torch.ones(1, 4), maps=dict(place=torch.ones(2, 16, 16)*.5), instance=MASK)
+
+@pytest.mark.odd
+@pytest.mark.parametrize('name', EXTRA)
+def test_what_is_not_looked_at(name):
+    with pytest.warns(UserWarning, match=f'`{name}=` changes nothing in this picture'):
+        generate(net(), MASK, **{name: EXTRA[name]})
+
+@pytest.mark.parametrize('name, make', [
+    ('z', partial(net, start=partial(MapNoiseStart, nz=4))), ('maps', partial(net, norm=CLADEICPE)),
+    ('instance', partial(net, encode=partial(OneHot, edges=True)))])
+def test_what_is_looked_at(name, make):
+    gen = make()
+    with torch.no_grad():
+        for p in gen.parameters(): p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for _ in range(2): generate(gen, MASK, **{name: EXTRA[name]})
