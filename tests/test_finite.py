@@ -50,9 +50,10 @@ def test_a_style_picture_that_is_not_finite():
         encoder=ConvEncoder(nf=4, nz=4, size=16))
     with pytest.raises(ValueError, match='input 1 of the batch holds NaN'): quiet(learn, 1)
 
-@pytest.mark.parametrize('lr', [1e9, 1e20, inf, nan])
-def test_rates_at_which_nothing_is_learned(lr):
-    with pytest.raises(ValueError, match='lower the learning rate|after epoch'): quiet(learner(lr=lr), 4)
+@pytest.mark.parametrize('lr, said', [*((o, 'lower the learning rate|after epoch') for o in (1e9, 1e20)),
+                                      *((o, f'lr={o} must be a finite number') for o in (inf, nan))])
+def test_rates_at_which_nothing_is_learned(lr, said):
+    with pytest.raises(ValueError, match=said): quiet(learner(lr=lr), 4)
 
 def test_statistics_and_the_last_step_are_seen_at_the_end_of_the_epoch():
     class Last(Callback):
