@@ -7,8 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/metrics.html.md"""
 # %% auto #0
 __all__ = ['ColourClassifier', 'colour_accuracy', 'judge_learner']
 
-# %% ../nbs/lib/06_metrics.ipynb #c7079cac255
-from functools import partial
+# %% ../nbs/lib/06_metrics.ipynb #cf599ef4eeb
+from functools import cache, partial
 from itertools import islice
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
@@ -234,14 +234,18 @@ def judge_learner(
     return dict(obey=obey(net, *valid, n_classes),
                 tstr=tstr(net, (train[0], train[2]), valid[:2], n_classes, **kwargs))
 
-# %% ../nbs/lib/06_metrics.ipynb #ca3af2052e7
+# %% ../nbs/lib/06_metrics.ipynb #c3bc11137e2
+def _two_sets(name:str, a:Tensor, b:Tensor) -> tuple:
+    "Both sets of features in float64; raises ValueError for fewer than two pictures in one"
+    if min(len(a), len(b)) < 2: raise ValueError(f"{name} needs two pictures a set; these have {len(a)} and {len(b)}")
+    return a.double(), b.double()
+
 def fid(
     a:Tensor,  # [N,d] features
     b:Tensor,  # [M,d] of the other set
 ) -> float:
     "Fréchet distance of two sets of features (Heusel et al. 2017, Eq. 6)"
-    a, b = a.double(), b.double()
-    if min(len(a), len(b)) < 2: raise ValueError(f"FID needs two pictures a set; these have {len(a)} and {len(b)}")
+    a, b = _two_sets('FID', a, b)
     x, y = ((o - o.mean(0))/(len(o) - 1)**.5 for o in (a, b))     # xᵀx is the covariance
     root = torch.linalg.svdvals(x @ y.T).sum()                    # xᵀx yᵀy has the eigenvalues of (x yᵀ)(x yᵀ)ᵀ
     return float((a.mean(0) - b.mean(0)).square().sum() + x.square().sum() + y.square().sum() - 2*root)
@@ -251,13 +255,15 @@ def kid(
     b:Tensor,  # [M,d] of the other set
 ) -> float:
     "Kernel distance of two sets of features, without bias (Bińkowski et al. 2018, Sec. 4)"
-    a, b = a.double(), b.double()
-    if min(len(a), len(b)) < 2: raise ValueError(f"KID needs two pictures a set; these have {len(a)} and {len(b)}")
+    a, b = _two_sets('KID', a, b)
     k = lambda x, y: (x @ y.T/x.shape[1] + 1)**3
     inside = lambda x: (k(x, x).sum() - k(x, x).diag().sum())/(len(x)*(len(x) - 1))
     return float(inside(a) + inside(b) - 2*k(a, b).mean())
 
-# %% ../nbs/lib/06_metrics.ipynb #c94fc897ff7
+# %% ../nbs/lib/06_metrics.ipynb #cf6ddce656b
+@cache
+def _lite0() -> nn.Module: return lite0()       # read once
+
 def features(
     pictures:Tensor,  # [N,3,H,W] in [-1,1]
     net=None,         # gives vectors [B,d]; default: that of `lite0()`
@@ -265,7 +271,7 @@ def features(
     bs:int=32,
 ) -> Tensor:
     "[N,d] features of whole pictures"
-    net = lite0().vector if net is None else net
+    net = _lite0().vector if net is None else net
     to_size = partial(F.interpolate, size=(size, size), mode='bilinear', antialias=True, align_corners=False)
     with torch.no_grad(): return torch.cat([net(to_size(plain(x).float())) for x in plain(pictures).split(bs)])
 

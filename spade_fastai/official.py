@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/official.html.md"""
 # %% auto #0
 __all__ = ['load_official', 'save_official']
 
-# %% ../nbs/lib/05_official.ipynb #c1f74e923d7
+# %% ../nbs/lib/05_official.ipynb #cb8910fcedf
 import inspect, re, zipfile
 from collections import OrderedDict
 from functools import partial
@@ -19,7 +19,7 @@ from .guards import check_finite, file_path
 from .train.callbacks import random_state_kept
 from .official_names import (
     Official, faults_of, generator_shape_faults, height_width, map_encoding, no_official_norms,
-    no_official_spectral, official_base, official_key, told_base, told_layout, told_start)
+    no_official_spectral, norms_of, official_base, official_key, told_base, told_layout, told_spectral, told_start)
 from .official_family import FAMILY
 from .nets.norms import *
 from .nets.spectral import *
@@ -38,7 +38,7 @@ def official_keys(
     shorter = lambda k: re.sub(r'^(layer\d|.*\.model[1-9]\.0)\.0\.', r'\1.', k) if flat else k
     return {k: shorter(official_key(k)) for k in net.state_dict()}
 
-# %% ../nbs/lib/05_official.ipynb #cc76254d2ee
+# %% ../nbs/lib/05_official.ipynb #c0db494f64c
 def as_generator(sd:dict, upsampling=None, size=None, base=None, dontcare=False, edges=False):
     "Our generator of the shape that the tensors `sd` tell"
     fc, fc_bias, shared = sd['fc.weight'], sd['fc.bias'], sd['head_0.norm_0.mlp_shared.0.weight']
@@ -48,8 +48,8 @@ def as_generator(sd:dict, upsampling=None, size=None, base=None, dontcare=False,
     n, encode = map_encoding(shared.shape[1], dontcare, edges)
     start = told_start(fc, fc_bias.numel()//(16*nf), 2**sum(layout['ups']), height_width(size))
     norm = partial(SPADE, base=base, ks=shared.shape[-1], hidden=shared.shape[0])
-    weight_norm = spectral if 'head_0.conv_0.weight_orig' in sd else nn.Identity()
-    return SPADEGenerator(n, nf=nf, **layout, norm=norm, encode=encode, start=start, weight_norm=weight_norm)
+    return SPADEGenerator(n, nf=nf, **layout, norm=norm, encode=encode, start=start,
+                          weight_norm=told_spectral(sd, 'head_0.conv_0'))
 
 # %% ../nbs/lib/05_official.ipynb #cb472bba863
 def told_layer(sd:dict, name:str) -> tuple:
@@ -120,10 +120,10 @@ def refuse_misfit(net:nn.Module, sd:dict, path, what:Official):
         if (ours := theirs[k].shape) != v.shape:
             raise ValueError(f"{path} does not fit: tensor {k} is {list(v.shape)}, the network has {list(ours)}")
 
-# %% ../nbs/lib/05_official.ipynb #cbf4d525acf
+# %% ../nbs/lib/05_official.ipynb #c947a7afaf6
 def generator_faults(net:SPADEGenerator) -> list[str]:
     "What of `net` the official code has no option for"
-    norms = [m for m in net.modules() if isinstance(m, ConditionalNorm)]
+    norms = norms_of(net)
     spades = [m for m in norms if isinstance(m, SPADE)]
     fit = all(type(m) is SPADE and official_base(m) for m in norms)
     inner = [c for m in spades for c in (m.mlp_shared[0], m.mlp_gamma, m.mlp_beta)]

@@ -7,18 +7,18 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/official_family.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/lib/04c_official_family.ipynb #c168c1b7129
+# %% ../nbs/lib/04c_official_family.ipynb #cd3749c8e83
 import re
 from functools import partial
 import torch
 from torch import Tensor, nn
 from .core import *
 from .guards import whole
-from .official_names import (
-    BLOCKS, Official, faults_of, generator_shape_faults, height_width, map_encoding, no_official_spectral,
-    official_base, official_key, told, told_base, told_layout, told_start)
+from spade_fastai.official_names import (
+    BLOCKS, Official, convs_of, faults_of, generator_shape_faults, height_width, map_encoding,
+    no_official_spectral, norms_of, official_base, official_key, spectral_key, told, told_base, told_layout,
+    told_spectral, told_start)
 from .nets.norms import *
-from .nets.spectral import *
 from .nets.starts import *
 from .nets.generator import *
 from .nets.clade import *
@@ -39,7 +39,7 @@ def is_scale(key:str) -> bool:
     "Is this official name that of a table of scales?"
     return key.endswith('class_specified_affine.weight')
 
-# %% ../nbs/lib/04c_official_family.ipynb #c4843015afc
+# %% ../nbs/lib/04c_official_family.ipynb #c3348d059b4
 def as_clade(sd:dict, upsampling=None, size=None, base=None, dontcare=False, edges=False):
     "Our generator of the shape that the tensors `sd` of CLADE's code tell"
     fc, fc_bias, first = sd['fc.weight'], sd['fc.bias'], 'head_0.norm_0.'
@@ -50,20 +50,18 @@ def as_clade(sd:dict, upsampling=None, size=None, base=None, dontcare=False, edg
     start = told_start(fc, fc_bias.numel()//(16*nf), 2**sum(layout['ups']), height_width(size))
     norm = CLADEICPE if f'{first}class_specified_affine.dist_conv_w.weight' in sd else CLADE
     base = told_base(base, f'{first}param_free_norm.running_mean' in sd)
-    weight_norm = spectral if 'head_0.conv_0.weight_orig' in sd else nn.Identity()
     return SPADEGenerator(n, nf=nf, **layout, norm=partial(norm, base=base), encode=encode, start=start,
-                          weight_norm=weight_norm)
+                          weight_norm=told_spectral(sd, 'head_0.conv_0'))
 
 def clade_faults(net:SPADEGenerator) -> list[str]:
     "What of `net` CLADE's code has no option for"
-    norms = [m for m in net.modules() if isinstance(m, ConditionalNorm)]
+    norms = norms_of(net)
     one_kind = {type(m) for m in norms} in ({CLADE}, {CLADEICPE})
     return faults_of(generator_shape_faults(net, one_kind and all(map(official_base, norms))))
 
 def norms_are(cls):
     "A question: is it a generator whose norms are all `cls`?"
-    norms = lambda net: [m for m in net.modules() if isinstance(m, ConditionalNorm)]
-    return lambda net: isinstance(net, SPADEGenerator) and all(isinstance(m, cls) for m in norms(net))
+    return lambda net: isinstance(net, SPADEGenerator) and all(isinstance(m, cls) for m in norms_of(net))
 
 # %% ../nbs/lib/04c_official_family.ipynb #ccbfbbbc39c
 def clade_theirs(net) -> dict:
@@ -94,7 +92,7 @@ def each_class(key:str, value:Tensor) -> dict:
     if start or not re.search(r'\bfc\.(weight|bias)$', key): return {key: value}
     return {key.replace('fc.', f'fc_mu{i}.'): v for i, v in enumerate(value)}
 
-# %% ../nbs/lib/04c_official_family.ipynb #c84d34725ed
+# %% ../nbs/lib/04c_official_family.ipynb #cc4dbad8005
 def as_sean(sd:dict, upsampling=None, size=None, base=None, dontcare=False):
     "Our generator and style encoder, as a `SpadeDrawer`, of the shape that the tensors `sd` of SEAN's code tell"
     shared, code = sd['head_0.ace_0.Spade.mlp_shared.0.weight'], sd['Zencoder.model.14.weight']
@@ -111,11 +109,11 @@ def as_sean(sd:dict, upsampling=None, size=None, base=None, dontcare=False):
     blocks = BLOCKS[:len(layout['ups'])]
     norms = [styled if f'{b}.ace_0.fc_mu0.weight' in sd else plain for b in blocks]
     gen = SPADEGenerator(n, nf=sd['fc.bias'].numel()//16, **layout, norm=norms, encode=encode, start=start,
-                         weight_norm=spectral if 'head_0.conv_0.weight_orig' in sd else nn.Identity())
+                         weight_norm=told_spectral(sd, 'head_0.conv_0'))
     first = sd['Zencoder.model.1.weight']
     return SpadeDrawer(gen, encoder=RegionEncoder(gen.encode.n_ids, nf=len(first), nz=len(code)))
 
-# %% ../nbs/lib/04c_official_family.ipynb #c18d181a30b
+# %% ../nbs/lib/04c_official_family.ipynb #c933cd0fa25
 def is_sean(net) -> bool:
     "Is it something with SEAN's generator and encoder, a `GAN` or a `SpadeDrawer`?"
     gen = getattr(net, 'generator', None)
@@ -123,14 +121,12 @@ def is_sean(net) -> bool:
 
 def sean_faults(net) -> list[str]:
     "What of `net` SEAN's code has no option for"
-    gen, norms = net.generator, [m for m in net.generator.modules() if isinstance(m, ConditionalNorm)]
-    last = [m for m in gen.blocks[-1].modules() if isinstance(m, ConditionalNorm)]
+    gen, norms, last = net.generator, norms_of(net.generator), norms_of(net.generator.blocks[-1])
     wanted = all(type(m) is (SPADEPlusNoise if m in last else SEAN) for m in norms)
-    inner = [c for m in norms for c in m.modules() if isinstance(c, nn.Conv2d)]
     shapes = [(layouts[o]['mults'], layouts[o]['ups']) for o in ('normal', 'more')]      # it cannot run `most`
     fit = wanted and all(official_base(m, True) for m in norms)
     return faults_of({
-        **generator_shape_faults(gen, fit, inner, shapes, (MapStart,)),
+        **generator_shape_faults(gen, fit, convs_of(norms), shapes, (MapStart,)),
         'edges': gen.encode.edges,
         f'{gen.encode.n_ids} classes (at most {SEAN_CLASSES} there)': gen.encode.n_ids > SEAN_CLASSES,
         'hidden width of the mask\'s branch (128 there)': any(m.mlp_shared[0].out_channels != 128 for m in norms),
@@ -171,7 +167,7 @@ def sean_ours(sd:dict, net) -> dict:
 sean_generator = Official("SEAN's generator", 'head_0.ace_0.noise_var', as_sean, is_sean, sean_faults, sean_theirs,
                           sean_ours)
 
-# %% ../nbs/lib/04c_official_family.ipynb #c97ff6fd4af
+# %% ../nbs/lib/04c_official_family.ipynb #c13762e9ef5
 def oasis_key(key:str) -> str:
     "What OASIS' code calls a tensor of our generator, critic or block"
     key = re.sub(r'^blocks\.(\d)\.', r'body.\1.', key).replace('param_free_norm', 'first_norm')
@@ -181,9 +177,7 @@ def oasis_key(key:str) -> str:
     key = re.sub(r'^downs\.(\d)\.conv_0\.', r'body_down.\1.conv1.1.', key)
     key = re.sub(r'^ups\.(\d)\.conv_0\.', r'body_up.\1.conv1.2.', key)          # activation and doubling before it
     key = re.sub(r'^(down|up)s\.(\d)\.conv_s\.', r'body_\1.\2.conv_s.', key)
-    key = re.sub(r'^last\.', 'layer_up_last.', key)
-    key = key.replace('parametrizations.weight.original', 'weight_orig')
-    return re.sub(r'parametrizations\.weight\.0\._([uv])$', r'weight_\1', key)
+    return spectral_key(re.sub(r'^last\.', 'layer_up_last.', key))
 
 def sees_noise(key:str, value:Tensor) -> bool:
     "Is it the weight of a layer that sees map and noise?"
@@ -194,7 +188,7 @@ def oasis_order(nc:int, nz:int, dontcare:bool) -> list[int]:
     map_ = [*range(nc)]
     return [*range(nc, nc + nz), *(map_[-1:] + map_[:-1] if dontcare else map_)]
 
-# %% ../nbs/lib/04c_official_family.ipynb #cbdc506285d
+# %% ../nbs/lib/04c_official_family.ipynb #c5a528390a3
 def as_oasis(sd:dict, nz=None, size=None, base=None, dontcare=False):
     "Our generator of the shape that the tensors `sd` of OASIS' code tell"
     fc, shared, nz = sd['fc.weight'], sd['body.0.norm_0.mlp_shared.0.weight'], whole('nz', 64 if nz is None else nz)
@@ -206,15 +200,14 @@ def as_oasis(sd:dict, nz=None, size=None, base=None, dontcare=False):
     norm = partial(NoisySPADE, nz=nz, base=base, ks=shared.shape[-1], hidden=shared.shape[0])
     start = told_start(fc, 1, 2**sum(oasis_layout['ups']), height_width(size), partial(MapNoiseStart, nz=nz))
     return SPADEGenerator(n, nf=sd['fc.bias'].numel()//16, **oasis_layout, norm=norm, encode=encode, start=start,
-                          weight_norm=spectral if 'body.0.conv_0.weight_orig' in sd else nn.Identity())
+                          weight_norm=told_spectral(sd, 'body.0.conv_0'))
 
 def oasis_faults(net:SPADEGenerator) -> list[str]:
     "What of `net` OASIS' code has no option for"
-    norms = [m for m in net.modules() if isinstance(m, ConditionalNorm)]
+    norms = norms_of(net)
     fit = all(type(m) is NoisySPADE and official_base(m) for m in norms)
-    inner = [c for m in norms for c in m.modules() if isinstance(c, nn.Conv2d)]
     shape = [(oasis_layout['mults'], oasis_layout['ups'])]
-    return faults_of({**generator_shape_faults(net, fit, inner, shape, (MapNoiseStart, MapFieldStart)),
+    return faults_of({**generator_shape_faults(net, fit, convs_of(norms), shape, (MapNoiseStart, MapFieldStart)),
                       'edges': net.encode.edges,
                       'hidden width of SPADE (128 there)': any(m.mlp_shared[0].out_channels != 128 for m in norms)})
 
@@ -233,12 +226,11 @@ def oasis_ours(sd:dict, net) -> dict:
 oasis_generator = Official("OASIS' generator", 'body.0.norm_0.mlp_shared.0.weight', as_oasis, norms_are(NoisySPADE),
                            oasis_faults, oasis_theirs, oasis_ours)
 
-# %% ../nbs/lib/04c_official_family.ipynb #cd4fc9a08fb
+# %% ../nbs/lib/04c_official_family.ipynb #c8dc32b961b
 def as_oasis_critic(sd:dict):
     "Our critic of the shape that the tensors `sd` of OASIS' code tell"
     last = sd['layer_up_last.weight']
-    return SegmentationCritic(len(last) - 1, nf=last.shape[1],
-                              weight_norm=spectral if 'body_down.0.conv1.0.weight_orig' in sd else nn.Identity())
+    return SegmentationCritic(len(last) - 1, nf=last.shape[1], weight_norm=told_spectral(sd, 'body_down.0.conv1.0'))
 
 def oasis_critic_faults(net:SegmentationCritic) -> list[str]:
     "What of `net` OASIS' code has no option for"
@@ -248,11 +240,11 @@ def oasis_critic_faults(net:SegmentationCritic) -> list[str]:
                       'encode': type(net.encode) is not OneHot, 'n_out': net.downs[0].conv_0.in_channels != 3,
                       'spectral norm': no_official_spectral(convs, [net.last])})
 
-def plain_theirs(net, key=oasis_key) -> dict: return {key(k): v for k, v in net.state_dict().items()}
-def plain_ours(sd:dict, net, key=oasis_key) -> dict: return {k: sd[key(k)] for k in net.state_dict()}
+def oasis_critic_theirs(net) -> dict: return {oasis_key(k): v for k, v in net.state_dict().items()}
+def oasis_critic_ours(sd:dict, net) -> dict: return {k: sd[oasis_key(k)] for k in net.state_dict()}
 
 def is_oasis_critic(net) -> bool: return isinstance(net, SegmentationCritic)
 
 oasis_critic = Official("OASIS' critic", 'layer_up_last.weight', as_oasis_critic, is_oasis_critic, oasis_critic_faults,
-                        plain_theirs, plain_ours)
+                        oasis_critic_theirs, oasis_critic_ours)
 FAMILY = clade_generator, sean_generator, oasis_generator, oasis_critic

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/official_names.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/lib/04b_official_names.ipynb #cfe7f5e188c
+# %% ../nbs/lib/04b_official_names.ipynb #c13303d620d
 import re
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from .core import *
 from .nets.norms import *
+from .nets.spectral import *
 from .nets.starts import *
 from .nets.generator import *
 
-# %% ../nbs/lib/04b_official_names.ipynb #c69ac19a739
+# %% ../nbs/lib/04b_official_names.ipynb #c999255c42f
 BLOCKS = ['head_0', 'G_middle_0', 'G_middle_1', 'up_0', 'up_1', 'up_2', 'up_3', 'up_4']
 
 def official_key(
@@ -30,7 +31,10 @@ def official_key(
     key = re.sub(r'^start\.fc\.', 'fc.', key)
     key = re.sub(r'^layers\.(\d)\.', lambda m: f'layer{int(m[1]) + 1}.', key)
     key = re.sub(r'^nets\.(\d)\.layers\.(\d)\.', r'discriminator_\1.model\2.0.', key)
-    key = re.sub(r'(\.model0\.0)\.0\.', r'\1.', key)                       # its first layer is nested once less
+    return spectral_key(re.sub(r'(\.model0\.0)\.0\.', r'\1.', key))         # its first layer is nested once less
+
+def spectral_key(key:str) -> str:
+    "What torch's old spectral norm calls what our parametrization holds"
     key = key.replace('parametrizations.weight.original', 'weight_orig')
     return re.sub(r'parametrizations\.weight\.0\._([uv])$', r'weight_\1', key)
 
@@ -45,7 +49,7 @@ class Official(NamedTuple):
     theirs:Callable     # of our network: the tensors that its file holds, by official names
     ours:Callable       # of a file's tensors and our network: its state dict
 
-# %% ../nbs/lib/04b_official_names.ipynb #c688331ba10
+# %% ../nbs/lib/04b_official_names.ipynb #c8b8fa77eb9
 def told(given, seen, what:str):
     "`given` if the file does not say otherwise"
     if given is not None and seen is not None and given != seen:
@@ -55,6 +59,10 @@ def told(given, seen, what:str):
 def told_base(base, stats:bool) -> str:
     "The norm inside of the norms; the file says whether it has running `stats`. On one device 'sync' is 'batch'"
     return base if base == 'sync' and stats else told(base, 'batch' if stats else 'instance', 'base')
+
+def told_spectral(sd:dict, conv:str):
+    "What wraps a layer of this name: spectral norm, where the file has its vectors"
+    return spectral if f'{conv}.weight_orig' in sd else nn.Identity()
 
 def map_encoding(nc:int, dontcare:bool, edges:bool) -> tuple:
     "Number of classes, and the encoder that makes `nc` channels of them"
@@ -113,7 +121,7 @@ def no_official_spectral(some, never) -> bool:
     "Is spectral norm on a part of the layers `some` only, or on any of `never`?"
     return len({wrapped(m) for m in some}) > 1 or any(wrapped(m) for m in never)
 
-# %% ../nbs/lib/04b_official_names.ipynb #cdc01daf28c
+# %% ../nbs/lib/04b_official_names.ipynb #ca6f02273a6
 def generator_shape_faults(net:SPADEGenerator, norms_fit:bool, inner=(), shapes=None, starts=(MapStart, NoiseStart)):
     "What of `net` the generators of SPADE's code and its heirs cannot be; `inner`: layers inside of its norms"
     shapes = [(o['mults'], o['ups']) for o in layouts.values()] if shapes is None else shapes
@@ -126,6 +134,10 @@ def generator_shape_faults(net:SPADEGenerator, norms_fit:bool, inner=(), shapes=
         'up': any(not isinstance(m, nn.Upsample) for up in net.ups for m in up),
         'n_out': net.conv_img.out_channels != 3,
         'spectral norm': no_official_spectral(convs, [net.start.fc, net.conv_img, *inner])}
+
+def norms_of(net) -> list: return [m for m in net.modules() if isinstance(m, ConditionalNorm)]
+
+def convs_of(norms) -> list: return [c for m in norms for c in m.modules() if isinstance(c, nn.Conv2d)]
 
 def official_base(m:ConditionalNorm, batch_only:bool=False) -> bool:
     "Is the norm without parameters inside of `m` one that these codes have?"

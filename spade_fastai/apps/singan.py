@@ -189,7 +189,7 @@ class Painter(Sampler):
         "A thing from elsewhere takes on colours and texture of the learned picture"
         return self.edit(picture, where, max(1, self.n_scales - 2) if from_scale is None else from_scale, **kwargs)
 
-# %% ../../nbs/lib/apps/01_singan.ipynb #c983581022
+# %% ../../nbs/lib/apps/01_singan.ipynb #ce7ca7f9281
 class OnePicture(Painter):
     "All that a learned picture is good for"
     def upscale(self,
@@ -198,14 +198,14 @@ class OnePicture(Painter):
     ) -> PILImage:
         "The learned picture larger, in steps of the pyramid through its finest scale"
         if factor <= 1: raise ValueError(f"factor={factor} makes nothing larger; pass a number above 1")
-        gen, ids = self.generator, ids_of(self.generator)
+        gen, ids = in_eval(self.generator), ids_of(self.generator)
         size, rng = ids.shape[-2:], None if seed is None else torch.Generator().manual_seed(seed)
         step = size[0]/gen.size_at(max(gen.scale - 1, 0), size)[0] if gen.scale else 4/3
         n, x = max(round(math.log(factor)/math.log(step)), 1), gen.at(gen.scale)[0]
         with torch.no_grad():
             for i in range(1, n + 1):
                 x = resized(x, [round(s*factor**(i/n)) for s in size])
-                x = in_eval(gen).finer(gen.scale, x, torch.randn(x.shape, generator=rng).to(x), ids)
+                x = gen.finer(gen.scale, x, torch.randn(x.shape, generator=rng).to(x), ids)
         return as_pil(x[0])
 
 class SinGANLearner(OnePicture, GANLearner):

@@ -7,9 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/fast/ways.html.md"""
 # %% auto #0
 __all__ = ['ways', 'limits', 'Ways', 'plain_math', 'Way', 'with_limits']
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #c874953293
+# %% ../../nbs/lib/fast/00_ways.ipynb #ca07b3424fb
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import lru_cache
 from inspect import signature
 from types import FunctionType, MethodType
@@ -58,7 +58,7 @@ def _replaced(m) -> bool:
     methods, own = _methods(type(m)), vars(m)
     return not methods.isdisjoint(own) and any(not isinstance(own[k], Way) for k in methods & own.keys())
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #c568336150
+# %% ../../nbs/lib/fast/00_ways.ipynb #cdbd80bd427
 class _Sure(threading.local):
     parts = frozenset()   # ids of the modules inside of one that was found as written and computes now
 _sure = _Sure()
@@ -74,33 +74,37 @@ def _parts(m) -> list:
     return todo
 
 @contextmanager
-def within(m):
-    "Inside, the parts of `m` count as written"
-    before, _sure.parts = _sure.parts, _sure.parts | set(map(id, _parts(m)))
+def within(parts):
+    "Inside, the modules `parts` count as written"
+    before, _sure.parts = _sure.parts, _sure.parts | set(map(id, parts))
     try: yield
     finally: _sure.parts = before
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #c2092926107
-def as_written(
+# %% ../../nbs/lib/fast/00_ways.ipynb #c6e21abeed5
+def parts_as_written(
     m:nn.Module,   # asked of
     cls:type,      # what it should be
     known=(),      # kinds of hooks that do not matter
     outer=False,   # whether hooks on `m` itself matter, too: they do where a way does not call it
-) -> bool:
-    "Whether `m` is a `cls` as that was written, with nothing replaced and no hook inside"
-    if kind(m) is not cls or cls not in _written: return False
-    if id(m) in _sure.parts: return True
-    if any(getattr(nn.modules.module, f'_global{k}', None) for k in _hooks): return False
+) -> list:
+    "Modules of `m` that count as written, if it is a `cls` with nothing replaced and no hook inside; else none"
+    if kind(m) is not cls or cls not in _written: return []
+    if id(m) in _sure.parts: return [m]
+    if any(getattr(nn.modules.module, f'_global{k}', None) for k in _hooks): return []
     _, *inside = parts = _parts(m)
-    if _replaced(m) or outer and _listened(m, known): return False
-    if any(_replaced(o) or _listened(o, known) for o in inside): return False
-    return all(map(unchanged, {kind(o) for o in {type(o): o for o in parts}.values()}))
+    if _replaced(m) or outer and _listened(m, known): return []
+    if any(_replaced(o) or _listened(o, known) for o in inside): return []
+    return parts if all(map(unchanged, {kind(o) for o in {type(o): o for o in parts}.values()})) else []
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #c372067123
+def as_written(*args, **kwargs) -> bool:
+    "Whether a module is as it was written: `parts_as_written`, asked for yes or no"
+    return bool(parts_as_written(*args, **kwargs))
+
+# %% ../../nbs/lib/fast/00_ways.ipynb #c6e8f2d97c1
 @contextmanager
 def as_whole(m):
     "Inside, ways look no further, if `m` is as it was written; else each looks for itself"
-    with within(m) if as_written(m, kind(m)) else nullcontext(): yield
+    with within(parts_as_written(m, kind(m))): yield
 
 # %% ../../nbs/lib/fast/00_ways.ipynb #c4284492401
 def by_pixel(encode) -> bool:
@@ -128,7 +132,7 @@ def plain_math():
     try: yield
     finally: _plain[0] -= 1
 
-# %% ../../nbs/lib/fast/00_ways.ipynb #c506994852
+# %% ../../nbs/lib/fast/00_ways.ipynb #c1e4ac413f5
 class Way:
     "In the place of a module's `forward`: goes the faster way where there is one and the module is as it was written"
     def __init__(self, module:nn.Module): self.module, self.memory = module, {}
@@ -147,8 +151,8 @@ class Way:
         way = None if _plain[0] or torch.compiler.is_compiling() or torch.jit.is_tracing() else ways.get(cls)
         y = NotImplemented
         if id(m) in _sure.parts and way: y = way(m, *args, **kwargs)
-        elif way and as_written(m, cls):
-            with within(m): y = way(m, *args, **kwargs)
+        elif way and (parts := parts_as_written(m, cls)):
+            with within(parts): y = way(m, *args, **kwargs)
         elif way and cls in ways.known and as_written(m, cls, ways.known[cls]): y = way(m, *args, **kwargs)
         return type(m).forward(m, *args, **kwargs) if y is NotImplemented else y
 
