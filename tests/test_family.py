@@ -1,7 +1,8 @@
 "The rest of the family against numbers recorded from the official code: outputs in both modes, buffers, and gradients"
-import re
+import copy, re
 from functools import partial
 import numpy as np, pytest, torch
+from torch import nn
 from spade_fastai.core import *
 from spade_fastai.nets.norms import *
 from spade_fastai.nets.starts import *
@@ -17,9 +18,13 @@ from spade_fastai.official_names import official_key
 from spade_fastai.official_family import clade_key, each_class, is_scale, sean_key
 from spade_fastai.nets.sean import ClassLinear
 from fastai.vision.all import CancelFitException, Callback, noop, set_seed
+from spade_fastai.fast.drawing import FoldedGenerator
+from spade_fastai.fast.switch import faster
+from spade_fastai.fast.ways import plain_math
 from spade_fastai.train.ema import EMA
 from spade_fastai.train.resume import Checkpoint
 from spade_fastai.learner import presets, spade_learner
+from spade_fastai.commands.bench import gflop
 from test_own_parts import N_CLASSES, TOY, data, style_of, whole_way
 
 # CLADE
@@ -293,3 +298,50 @@ def test_a_style_for_each_class(tmp_path):
     with pytest.raises(ValueError, match='needs an encoder by regions'): plain.generate(mask, style={there: picture})
     a, *_, b = learn.interpolate(mask, {there: torch.ones(4)}, {there: -torch.ones(4)}, 3)
     assert (np.array(a) != np.array(b)).any()
+
+# What CLADE costs, and that it goes the fast ways
+
+def convolutions_alone(gen, *args):
+    "GMAC of the generator's own convolutions for a picture: those that are not in a norm"
+    inside = {o for m in gen.modules() if isinstance(m, ConditionalNorm) for o in m.modules()}
+    counts = []
+    def count(m, _, y): counts.append(y[0].numel()*m.weight[0].numel())
+    hooks = [m.register_forward_hook(count) for m in gen.modules() if type(m).__name__.endswith('Conv2d') and
+             m not in inside]
+    with torch.no_grad(): gen(*args)
+    for h in hooks: h.remove()
+    return sum(counts)/1e9
+
+@pytest.mark.parametrize('norm, least, most', [(CLADE, 1, 1.0001), (CLADEICPE, 1, 1.05), (SPADE, 2, 20)])
+def test_clade_costs_no_more_than_the_networks_own_convolutions(norm, least, most):
+    gen = SPADEGenerator(19, nf=16, norm=norm, weight_norm=nn.Identity()).eval()
+    mask = torch.randint(0, 19, (1, 8, 8)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    own, whole = convolutions_alone(gen, mask), gflop(gen, mask)/2
+    assert least <= round(whole/own, 5) <= most, (whole, own)
+
+class Warmer(CLADE):
+    def gamma_beta(self, cond, size): return super().gamma_beta(cond, size)[0], torch.ones(1, 1, 1, 1)
+
+def listened(nf, encode):
+    norm = CLADE(nf, encode)
+    norm.gamma.register_forward_hook(lambda m, i, o: 2*o)
+    return norm
+
+@pytest.mark.parametrize('weight_norm', [nn.Identity(), spectral], ids=['plain', 'spectral'])
+@pytest.mark.parametrize('norm', [CLADE, CLADEICPE, Warmer, listened], ids=lambda o: o.__name__)
+def test_a_clade_network_draws_fast_what_it_is_written_to_draw(norm, weight_norm):
+    torch.manual_seed(0)
+    gen = SPADEGenerator(5, nf=8, mults=(2, 2, 1), ups=(1, 1), norm=norm, weight_norm=weight_norm)
+    for p in gen.parameters(): nn.init.normal_(p, 0, .3)
+    mask = torch.randint(0, 5, (2, 8, 8)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    gen(mask)                                                               # statistics of the batch norm
+    fast = faster(copy.deepcopy(gen)).eval()
+    with torch.no_grad():
+        drawn = fast(mask)
+        kept, *_ = fast.forward.memory.get('kept', [None])
+        assert isinstance(kept, FoldedGenerator) == (norm is not listened)   # it steps aside
+        assert torch.allclose(drawn, gen.eval()(mask), atol=1e-5)
+        nn.init.normal_(next(m for m in fast.modules() if isinstance(m, CLADE)).gamma.weight)   # other weights
+        assert not torch.allclose(drawn, fast(mask), atol=1e-2)
+        with plain_math(): before = fast(mask)
+        assert torch.allclose(before, fast(mask), atol=1e-5)

@@ -7,17 +7,19 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/segmented.html.md"""
 # %% auto #0
 __all__ = ['masks_from']
 
-# %% ../../nbs/lib/data/23_segmented.ipynb #c2346215558
+# %% ../../nbs/lib/data/23_segmented.ipynb #c81863cafcd
 import shutil
 from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional as F
 from fastai.vision.all import AddMaskCodes, Learner, PILImage, get_image_files
 from fastprogress.fastprogress import progress_bar
 from ..core import plain
+from ..guards import in_eval
 from .images import *
 
 # %% ../../nbs/lib/data/23_segmented.ipynb #c3769398365
@@ -54,13 +56,13 @@ def hardened(
         raise ValueError(f"the segmenter says id {bad} of {name}; ids are 0..254, and 255 for don't-care")
     return ids.numpy().astype(np.uint8)
 
-# %% ../../nbs/lib/data/23_segmented.ipynb #c2678717923
+# %% ../../nbs/lib/data/23_segmented.ipynb #c7618d13ecc
 def by_learner(learn:Learner):
     "(function of a picture, names) of a fastai segmentation learner"
-    learn.model.eval()
+    net = in_eval(learn.model)                                          # the learner stays as it is
     def say(picture):
         batch = learn.dls.test_dl([PILImage.create(np.array(picture))], num_workers=0).one_batch()
-        with torch.no_grad(): return learn.model(batch[0])[0].softmax(0)
+        with torch.no_grad(): return net(batch[0])[0].softmax(0)
     codes = [o.vocab for o in learn.dls.after_item.fs if isinstance(o, AddMaskCodes) and o.vocab is not None]
     return say, [str(o) for o in (codes or [getattr(learn.dls, 'vocab', [])])[0]]
 
@@ -90,15 +92,24 @@ def by_transformers(name:str):
         with torch.no_grad(): return net(**reader(images=picture, return_tensors='pt')).logits[0].softmax(0)
     return say, [net.config.id2label[i] for i in range(net.config.num_labels)]
 
-# %% ../../nbs/lib/data/23_segmented.ipynb #c1706986519
+# %% ../../nbs/lib/data/23_segmented.ipynb #ca267d63a2e
+def _by_stem(files) -> dict:
+    "Stems to files; raises ValueError for two of one stem"
+    found = {}
+    for o in files:
+        if (other := found.setdefault(o.stem, o)) != o:
+            raise ValueError(f"{other} and {o} both belong to the mask {o.stem}.png; rename or remove one of them")
+    return found
+
 def by_folder(path:Path):
     "… of a folder of predictions; the function takes a picture's name, too"
-    files = {o.stem: o for o in path.iterdir() if o.is_file() and o.name != 'codes.txt'}
+    files = _by_stem(o for o in path.iterdir() if o.is_file() and o.name != 'codes.txt')
     def say(picture, name):
         if name not in files:
             raise FileNotFoundError(f"{path} has no prediction for {name}; it must have a mask or a .npy of that name "
                                     "for each picture")
-        return np.load(files[name]) if files[name].suffix == '.npy' else np.array(Image.open(files[name]))
+        file = files[name]
+        return np.load(file) if file.suffix == '.npy' else np.array(Image.open(file))
     codes = path/'codes.txt'
     return say, codes.read_text(encoding='utf-8').split('\n') if codes.exists() else []
 
@@ -113,19 +124,15 @@ def as_segmenter(segmenter):
     else: raise ValueError(f"a segmenter is a learner, a function, a name or a folder, not {segmenter!r}")
     return (lambda picture, name: say(picture)), names
 
-# %% ../../nbs/lib/data/23_segmented.ipynb #c1200488168
+# %% ../../nbs/lib/data/23_segmented.ipynb #cac45dec79e
 def _pictures(pictures) -> list:
-    "The files of a folder, or of a list; no two of one stem"
+    "The files of a folder, or of a list"
     if isinstance(pictures, (str, Path)):
         if not Path(pictures).is_dir(): raise FileNotFoundError(f"there is no folder {pictures}")
         files = sorted(get_image_files(pictures))
     else: files = [Path(o) for o in pictures]
     if not files: raise ValueError(f"there are no pictures in {pictures}")
-    first = {}
-    for o in files:
-        if (other := first.setdefault(o.stem, o)) != o:
-            raise ValueError(f"{other} and {o} would have the same mask {o.stem}.png; rename one of them")
-    return files
+    return list(_by_stem(files).values())
 
 def _mask(say, file:Path, names:list, confidence:float) -> np.ndarray:
     "The mask of one file"
@@ -137,7 +144,25 @@ def _mask(say, file:Path, names:list, confidence:float) -> np.ndarray:
                          f"0..{len(names) - 1}; pass `codes=` with a name for each class")
     return ids
 
-# %% ../../nbs/lib/data/23_segmented.ipynb #c3559463306
+# %% ../../nbs/lib/data/23_segmented.ipynb #c062a5d0592
+MADE_BY = 'masks_from'          # name of the note in a mask's file
+
+def _maker(segmenter, confidence:float) -> str:
+    "Who makes the masks, as far as a name tells"
+    name = segmenter if isinstance(segmenter, (str, Path)) else getattr(segmenter, '__qualname__', None)
+    return f'{name or type(segmenter).__name__}, confidence={confidence:g}'
+
+def _same_call(out:Path, names:list, maker:str):
+    "Raises ValueError where masks lie in `out` that another call made"
+    there, codes = sorted((out/'labels').glob('*.png')), out/'codes.txt'
+    if not there: return
+    cure = f"take another folder, or delete {out/'labels'}"
+    if codes.exists() and (old := codes.read_text(encoding='utf-8').split('\n')[:-1]) != names:
+        raise ValueError(f"the masks in {out} are of the classes {', '.join(old)}, not {', '.join(names)}; {cure}")
+    with Image.open(there[0]) as im: old = im.info.get(MADE_BY, 'another program')
+    if old != maker: raise ValueError(f"the masks in {out} were made by {old}, and now it would be {maker}; {cure}")
+
+# %% ../../nbs/lib/data/23_segmented.ipynb #cf7164dbf7c
 def masks_from(
     segmenter,            # a fastai segmentation learner, a function of a PIL picture, a network's name, or a folder
     pictures,             # folder of pictures, or a list of files
@@ -151,12 +176,15 @@ def masks_from(
     if not names: raise ValueError("the segmenter does not say what its classes are called; pass `codes=`, their names")
     if len(names) > DONTCARE: raise ValueError(f"{len(names)} classes do not fit into 8 bits; at most {DONTCARE} do")
     if not 0 <= confidence < 1: raise ValueError(f"confidence={confidence} is a probability, from 0 to below 1")
+    note = PngInfo()
+    note.add_text(MADE_BY, maker := _maker(segmenter, confidence))
     for o in ('images', 'labels'): (out/o).mkdir(parents=True, exist_ok=True)
+    _same_call(out, names, maker)
     (out/'codes.txt').write_text('\n'.join(names) + '\n', encoding='utf-8')
     for file in progress_bar(files):
         if (new := out/'labels'/f'{file.stem}.png').exists(): continue
         mask = Image.fromarray(_mask(say, file, names, confidence))
         shutil.copyfile(file, out/'images'/file.name)
-        mask.save(part := new.with_suffix('.part'), 'png')
+        mask.save(part := new.with_suffix('.part'), 'png', pnginfo=note)
         part.replace(new)                                                   # whole, or not there
     return out
