@@ -298,7 +298,7 @@ def interpolate(
     za, zb = end(a), end(b)
     return [generate(generator, mask, z=torch.lerp(za, zb, float(t)), **kwargs) for t in torch.linspace(0, 1, n)]
 
-# %% ../nbs/lib/02_drawing.ipynb #c4cc4d08
+# %% ../nbs/lib/02_drawing.ipynb #ca0c4f2ccc8
 class SpadeDrawer(nn.Module):
     "A generator with all that drawing needs: how masks are read, and who reads styles"
     def __init__(self,
@@ -315,6 +315,8 @@ class SpadeDrawer(nn.Module):
     def n_classes(self) -> int: return self.generator.n_classes
     @property
     def encode(self) -> MaskEncoder: return self.generator.encode
+    @property
+    def halo(self) -> int: return self.generator.halo
     def fits(self, size): return self.generator.fits(size)
     def draw_z(self, n:int, size, rng=None): return self.generator.draw_z(n, size, rng)
     def forward(self, mask, z:Tensor=None, *args, **kwargs) -> Tensor: return self.generator(mask, z, *args, **kwargs)

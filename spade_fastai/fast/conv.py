@@ -7,12 +7,13 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/fast/conv.html.md"""
 # %% auto #0
 __all__ = ['first_half', 'map_conv', 'ReadyConv']
 
-# %% ../../nbs/lib/fast/04_conv.ipynb #a69fcbd7
+# %% ../../nbs/lib/fast/04_conv.ipynb #c849ec5a9b5
 from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
+from ..nets.generator import reach
 from .ways import *
 from .ways import kind
 from .recompute import *
@@ -53,7 +54,7 @@ def map_conv(
     of_map, of_picture = m.weight.split((seg.shape[1], x.shape[1]), 1)
     return (conv(x, of_picture, m.bias).unflatten(0, (-1, len(seg))) + conv(seg, of_map)).flatten(0, 1)
 
-# %% ../../nbs/lib/fast/04_conv.ipynb #81a22ae2
+# %% ../../nbs/lib/fast/04_conv.ipynb #c733e0ce91d
 class Remembers(nn.Module):
     "Base of modules that remember what they made of their weights (or of a mask), until these change or are moved"
     def __init__(self):
@@ -72,13 +73,12 @@ class Remembers(nn.Module):
         self.forget()
         return super()._load_from_state_dict(*args, **kwargs)
 
-
 # %% ../../nbs/lib/fast/04_conv.ipynb #3d23839f
 _ops = torch.ops.mkldnn
 _needed = '_reorder_convolution_weight', '_convolution_pointwise'
 _ready = torch.backends.mkldnn.is_available() and all(hasattr(_ops, o) for o in _needed)
 
-# %% ../../nbs/lib/fast/04_conv.ipynb #5c4662dd
+# %% ../../nbs/lib/fast/04_conv.ipynb #ca4130aa6b0
 class ReadyConv(Remembers):
     "A Conv2d for drawing, whose weights are rearranged once"
     def __init__(self, conv:nn.Conv2d):
@@ -87,6 +87,8 @@ class ReadyConv(Remembers):
 
     @property
     def weight(self): return self.conv.weight
+    @property
+    def looks(self): return reach(self.conv)
 
     def forward(self, x:Tensor) -> Tensor:
         c, usual = self.conv, x.device.type != 'cpu' or x.dtype != torch.float32 or torch.is_autocast_enabled('cpu')
@@ -94,4 +96,3 @@ class ReadyConv(Remembers):
         how, packed = [*map(list, (c.padding, c.stride, c.dilation))], self.memory
         if packed is None: packed = self.remember(_ops._reorder_convolution_weight(c.weight, *how, c.groups, x.shape))
         return _ops._convolution_pointwise(x, packed, c.bias, *how, c.groups, 'none', [], '')
-

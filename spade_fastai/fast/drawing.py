@@ -29,7 +29,7 @@ from .spade import *
 from .spade import as_affine, both, factor_addend, moments
 from .networks import *
 
-# %% ../../nbs/lib/fast/07_drawing.ipynb #c2923816760
+# %% ../../nbs/lib/fast/07_drawing.ipynb #c379dedd9f4
 class FoldedSPADE(nn.Module):
     "A `SPADE` for drawing: its stored norm inside its weights, what it says of a mask remembered by the condition"
     def __init__(self, norm:SPADE):
@@ -40,6 +40,11 @@ class FoldedSPADE(nn.Module):
         conv = nn.Conv2d(*weight.shape[1::-1], weight.shape[2:], padding=norm.mlp_gamma.padding, device='meta')
         conv.weight, conv.bias = (nn.Parameter(t.detach(), requires_grad=False) for t in (weight, bias))
         self.second = ReadyConv(conv)
+
+    @property
+    def looks(self) -> int|None:
+        "As its SPADE, where the base norm is inside the weights"
+        return sum(o.kernel_size[0]//2 for o in (self.first, self.second.conv)) if self.base is None else None
 
     def forward(self,
         x:Tensor,           # [B,nf,h,w]
@@ -65,7 +70,7 @@ class FoldedSPADE(nn.Module):
     def _map(self, cond:Cond) -> Tensor:
         return self.second(F.relu(self.first(cond.seg)).contiguous(memory_format=torch.channels_last))
 
-# %% ../../nbs/lib/fast/07_drawing.ipynb #c3639906918
+# %% ../../nbs/lib/fast/07_drawing.ipynb #cd157765eb5
 def foreign(m:nn.Module) -> bool:
     "Whether the class of a module is neither ours nor torch's nor fastai's"
     return _foreign(type(m)) or type(m).__module__ == parametrize.__name__ and _foreign(kind(m))
@@ -81,6 +86,7 @@ def _ready(conv): return ReadyConv(conv) if type(conv) is nn.Conv2d else conv
 
 class FoldedBlock(nn.Module):
     "A `SPADEResBlk` for drawing"
+    looks = SPADEResBlk.looks
     def __init__(self, block:SPADEResBlk):
         super().__init__()
         self.norm_0, self.norm_1, self.norm_s = map(_fold, (block.norm_0, block.norm_1, block.norm_s))

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ..core import *
 from .norms import *
 
-# %% ../../nbs/lib/nets/06_clade.ipynb #c521215592
+# %% ../../nbs/lib/nets/06_clade.ipynb #c7a08ddc877
 class CLADE(ConditionalNorm):
     "gamma and beta of a pixel from a table by its class (Tan et al. 2021, Sec. 3.2)"
+    looks = 0
     def __init__(self,
         nf:int,        # channels of x
         encode,        # gives the number of classes, and whether there are edges of instances

@@ -18,18 +18,20 @@ from .spectral import *
 from .generator import *
 from .pix2pix import *
 
-# %% ../../nbs/lib/nets/12_concat.ipynb #c1500958877
+# %% ../../nbs/lib/nets/12_concat.ipynb #c3ef90e8c0c
 class AffineNorm(ConditionalNorm):
     "gamma and beta of each channel, learned, whatever the mask"
+    looks = 0
     def __init__(self, nf:int, encode=None, base='batch'):
         super().__init__(nf, encode, base)
         self.gamma, self.beta = (nn.Parameter(torch.zeros(nf, 1, 1)) for _ in range(2))
 
     def gamma_beta(self, cond, size): return self.gamma[None], self.beta[None]
 
-# %% ../../nbs/lib/nets/12_concat.ipynb #c1785940380
+# %% ../../nbs/lib/nets/12_concat.ipynb #c788dc83969
 class ConcatNorm(ConditionalNorm):
     "The bare norm, and the map behind it: [B,nf,H,W] to [B,nf+nc,H,W]"
+    looks = 0
     def __init__(self, nf:int, encode, base='batch'):
         super().__init__(nf, encode, base)
         self.appends = encode.nc

@@ -7,7 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/generator.html.md"""
 # %% auto #0
 __all__ = ['layouts', 'SPADEResBlk', 'NearestUp', 'GrowingGenerator', 'SPADEGenerator']
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #c881651743
+# %% ../../nbs/lib/nets/03_generator.ipynb #cb6e74c6d93
+import math
 from functools import partial
 from itertools import pairwise
 import torch
@@ -21,7 +22,7 @@ from .norms import *
 from .spectral import *
 from .starts import *
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #c2065071805
+# %% ../../nbs/lib/nets/03_generator.ipynb #c77476d1eac
 class SPADEResBlk(nn.Module):
     "norm, LeakyReLU, conv, twice, plus shortcut: [B,ni,H,W] to [B,nf,H,W] (Park et al. 2019, Fig. 4)"
     def __init__(self,
@@ -42,6 +43,12 @@ class SPADEResBlk(nn.Module):
         self.norm_s = norm_s
         self.act = nn.LeakyReLU(slope)
 
+    @property
+    def looks(self) -> tuple[int, int]:
+        "How many pixels around its own it looks at: in the features, and in the mask"
+        norms = [(self.norm_s, 0), (self.norm_1, 1), (self.norm_0, 2)]       # so many 3×3 convolutions come after each
+        return 2, max(n + sure_reach(norm) for norm, n in norms if norm is not None)
+
     def forward(self, x:Tensor, cond:Cond) -> Tensor:
         skip = x if self.conv_s is None else self.conv_s(self.norm_s(x, cond))
         x = self.conv_0(self.act(self.norm_0(x, cond)))
@@ -59,6 +66,40 @@ layouts = dict(
     more   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1),     ups=(1, 1, 1, 1, 1, 1, 0)),     # 6: 256 from 4
     most   = dict(mults=(16, 16, 16, 16, 8, 4, 2, 1, .5), ups=(1, 1, 1, 1, 1, 1, 1, 0)))  # 7: 256 from 2, or 512 from 4
 
+# %% ../../nbs/lib/nets/03_generator.ipynb #c4c23fcf9c8
+def reach(part:nn.Module) -> int|None:
+    "How many pixels around its own a part looks at, in eval mode; None: at all of them, or nobody knows"
+    cls = type(part)
+    if issubclass(cls, nn.Sequential):
+        all_of_it = [reach(o) for o in part]
+        return None if None in all_of_it else sum(all_of_it)
+    if cls.forward is nn.Conv2d.forward and set(part.stride) == {1}:
+        return max(d*(k//2) for d, k in zip(part.dilation, part.kernel_size, strict=True))
+    if isinstance(part, (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.PixelShuffle)): return 0
+    if isinstance(part, nn.Upsample): return 0 if part.mode == 'nearest' else None
+    known = {'looks', 'gamma_beta', 'forward'}
+    body = next(vars(c) for c in cls.__mro__ if known & set(vars(c)))          # who wrote last must have said it
+    base = getattr(part, 'param_free_norm', None)
+    fixed = base is None or isinstance(base, nn.Identity) or getattr(base, 'running_mean', None) is not None
+    return part.looks if 'looks' in body and fixed else None
+
+# %% ../../nbs/lib/nets/03_generator.ipynb #cf76d817560
+def sure_reach(part:nn.Module):
+    "`reach(part)`; raises ValueError where it is None"
+    if (far := reach(part)) is not None: return far
+    raise ValueError(f"how far {type(part).__name__} looks is not known, so a picture cannot be drawn by windows: "
+                     "either it looks at the whole, as an instance norm does, or its class does not say it by `looks`")
+
+def halo_of(gen) -> int:
+    "How many pixels of the mask around a window, both at multiples of `scale`, its picture depends on in eval mode"
+    r, s, far = sure_reach(gen.conv_img), 1, 0
+    for block, ups in zip(reversed(gen.blocks), reversed(gen.ups), strict=True):
+        for up in reversed(ups): r, s = math.ceil(r/2) + sure_reach(up), 2*s
+        features, mask = sure_reach(block)
+        far, r = max(far, s*(r + mask)), r + features
+    far = max(far, s*(r + sure_reach(gen.start))) + int(gen.encode.edges)        # an edge is seen from both its sides
+    return math.ceil(far/gen.scale)*gen.scale
+
 # %% ../../nbs/lib/nets/03_generator.ipynb #79c88038
 def _multiple_of(scale:int, size):
     "Raises ValueError unless height and width are multiples of `scale`"
@@ -67,9 +108,10 @@ def _multiple_of(scale:int, size):
     raise ValueError(f"a mask of {size[0]}×{size[1]} pixels does not fit {scale.bit_length() - 1} doublings; "
                      f"height and width must be multiples of {scale}, for example {near[0]}×{near[1]}")
 
-# %% ../../nbs/lib/nets/03_generator.ipynb #c1561669408
+# %% ../../nbs/lib/nets/03_generator.ipynb #cd0f8791808
 class GrowingGenerator(nn.Module):
     "Base: needs `encode`, `start`, `blocks`, `ups`, `conv_img`, and `scale`: picture by first features in size"
+    halo = property(halo_of)   # pixels of the mask around a window that its picture depends on
     def start_size(self, size) -> tuple[int, int]:
         "Height and width of the first features for a mask of (height, width) `size`"
         if self.start.size is not None: return self.start.size

@@ -38,10 +38,11 @@ def base_norm(
         raise ValueError(f"no base norm is called '{base}'; there are {', '.join(base_norms)}, or pass a class")
     return (base_norms[base] if isinstance(base, str) else base)(nf)
 
-# %% ../../nbs/lib/nets/00_norms.ipynb #c1745521591
+# %% ../../nbs/lib/nets/00_norms.ipynb #cddeb4f6424
 class ConditionalNorm(nn.Module):
     "(1+gamma)·norm(x)+beta, [B,nf,H,W] to [B,nf,H,W]; a subclass says which gamma and beta"
     appends = 0   # channels that a subclass puts behind the nf, for the convolution that follows
+    looks = None  # how many pixels around its own a subclass looks at in the mask; None: at all, or nobody has said
     def __init__(self,
         nf:int,        # channels of x
         encode=None,   # `MaskEncoder`: `encode.nc` map channels, `encode.n_ids` classes
@@ -72,9 +73,10 @@ class CBN(ConditionalNorm):
 
     def gamma_beta(self, cond, size): return self.table(cond.label)[..., None, None].chunk(2, 1)
 
-# %% ../../nbs/lib/nets/00_norms.ipynb #a808d9e5
+# %% ../../nbs/lib/nets/00_norms.ipynb #c4bbbf6375c
 class AdaIN(ConditionalNorm):
     "gamma and beta from a style vector, `cond.style` [B,nz]"
+    looks = 0
     def __init__(self,
         nf:int,           # channels of x
         encode=None,      # not looked at
@@ -90,7 +92,7 @@ class AdaIN(ConditionalNorm):
                              "give the generator a `start` with noise, or pass `z=`")
         return self.fc(cond.style)[..., None, None].chunk(2, 1)
 
-# %% ../../nbs/lib/nets/00_norms.ipynb #d60b365b
+# %% ../../nbs/lib/nets/00_norms.ipynb #caff8f3405e
 class SPADE(ConditionalNorm):
     "gamma and beta per pixel from the mask by conv, ReLU, conv (Park et al. 2019, Fig. 2)"
     def __init__(self,
@@ -104,6 +106,9 @@ class SPADE(ConditionalNorm):
         conv = partial(nn.Conv2d, kernel_size=ks, padding=ks//2)
         self.mlp_shared = nn.Sequential(conv(encode.nc, hidden), nn.ReLU())
         self.mlp_gamma, self.mlp_beta = conv(hidden, nf), conv(hidden, nf)
+
+    @property
+    def looks(self) -> int: return sum(conv.kernel_size[0]//2 for conv in (self.mlp_shared[0], self.mlp_gamma))
 
     def gamma_beta(self, cond, size):
         h = self.mlp_shared(cond.at(size).seg)         # [B,hidden,h,w]

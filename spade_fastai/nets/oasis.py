@@ -30,7 +30,7 @@ def map_and_noise(cond:Cond) -> Tensor:
     n = max(len(seg), len(z))                                        # one mask with many z, or one z for many masks
     return torch.cat([seg.expand(n, -1, -1, -1), z.expand(n, -1, -1, -1)], 1)
 
-# %% ../../nbs/lib/nets/09_oasis.ipynb #c4065794771
+# %% ../../nbs/lib/nets/09_oasis.ipynb #ce6e9303aca
 class NoisySPADE(SPADE):
     "`SPADE` that sees noise beside the map, the same for all layers (Schönfeld et al. 2021, Sec. 3.2)"
     def __init__(self,
@@ -43,6 +43,8 @@ class NoisySPADE(SPADE):
     ):
         super().__init__(nf, encode, base, ks, hidden)
         self.nz, self.mlp_shared[0] = nz, nn.Conv2d(encode.nc + nz, hidden, ks, padding=ks//2)
+
+    looks = SPADE.looks                                # the noise of its own pixel
 
     def gamma_beta(self, cond, size):
         seen = cond.at(size).once(map_and_noise)       # [B,nc+nz,h,w], made once for all layers of a size

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core import *
 from ..guards import whole
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #52155554
+# %% ../../nbs/lib/nets/02_starts.ipynb #c3b2fa7c2df
 class MapStart(nn.Module):
     "First features from the map at the start size by a 3×3 conv: [B,nf,h,w]"
     def __init__(self,
@@ -24,6 +24,8 @@ class MapStart(nn.Module):
         super().__init__()
         self.size = size and tuple(size)
         self.fc = nn.Conv2d(encode.nc, nf, 3, padding=1)
+    @property
+    def looks(self) -> int|None: return 1 if self.size is None else None
     def z_shape(self, size) -> tuple: return ()
     def forward(self, cond:Cond, size, z=None): return self.fc(cond.at(size).seg)
 
@@ -50,7 +52,7 @@ def as_field(
     "Noise at every pixel: a vector is repeated, a field resized, nearest"
     return resize_nearest(z if z.ndim == 4 else z[..., None, None].expand(*z.shape, *size), size)
 
-# %% ../../nbs/lib/nets/02_starts.ipynb #c3766817621
+# %% ../../nbs/lib/nets/02_starts.ipynb #ce5d53396a0
 class MapNoiseStart(nn.Module):
     "First features from the map and z, [B,nz] repeated over the pixels or [B,nz,·,·], by a 3×3 conv: [B,nf,h,w]"
     def __init__(self,
@@ -62,6 +64,8 @@ class MapNoiseStart(nn.Module):
         super().__init__()
         self.nz, self.size = whole('nz', nz), size and tuple(size)
         self.fc = nn.Conv2d(encode.nc + nz, nf, 3, padding=1)
+    @property
+    def looks(self) -> int|None: return 1 if self.size is None else None
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor):
         seg = cond.at(size).seg
