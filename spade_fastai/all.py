@@ -38,6 +38,7 @@ from .nets.oasis import *
 from .nets.pix2pix import *
 from .nets.concat import *
 from .nets.lite0 import *
+from .nets.frozen import *
 from .fast.ways import plain_math
 from .fast.drawing import folded
 from .fast.switch import *
@@ -53,6 +54,7 @@ from .train.memory import *
 from .train.ema import *
 from .train.resume import *
 from .train.oasis import *
+from .train.warp import *
 from .drawing import *
 from .saving import *
 from .learner import *

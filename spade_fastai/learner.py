@@ -260,12 +260,13 @@ def _networks(
     return generator, part(critic, preset.get('critic_class', MultiscaleDiscriminator), 'critic'), encoder
 
 # %% ../nbs/lib/04_learner.ipynb #cd1d2eec12f
-def _usable_vgg(gen_loss:dict) -> dict:
-    "`gen_loss` without its perceptual part when VGG's weights can be neither found nor downloaded; says so"
+def _usable_features(gen_loss:dict) -> dict:
+    "`gen_loss` without its perceptual part when the weights of that can be neither found nor downloaded; says so"
     if gen_loss.get('vgg') is None: return gen_loss
     loss = gen_loss['vgg']()
-    try: loss.vgg(torch.zeros(1))
-    except VGGMissing as e:
+    if not isinstance(loss, FeatureLoss): return {**gen_loss, 'vgg': lambda: loss}      # one of your own
+    try: loss.net(torch.zeros(1))
+    except (VGGMissing, ImportError) as e:
         warnings.warn(f"training without the perceptual loss: {e}")
         return {k: v for k, v in gen_loss.items() if k != 'vgg'}
     return {**gen_loss, 'vgg': lambda: loss}
@@ -290,7 +291,7 @@ def _losses(
         raise ValueError(f"gen_loss={gen_loss!r} is neither a loss nor a dict of arguments of `GeneratorLoss`")
     if callable(gen_loss): return gen_loss, crit_loss
     kld = dict(kld=KLDLoss) if {'mu', 'logvar'} <= told else {}
-    parts = _usable_vgg({**preset['gen_loss'], **kld, **(gen_loss or {})})
+    parts = _usable_features({**preset['gen_loss'], **kld, **(gen_loss or {})})
     gen, crit = preset.get('losses', (GeneratorLoss, CriticLoss))
     return gen(**parts), crit(parts.get('gan') or HingeLoss) if crit_loss is None else crit_loss
 

@@ -306,4 +306,4 @@ def test_a_damaged_vgg(tmp_path, monkeypatch, data):
     file.parent.mkdir()
     if isinstance(data, str): torch.save(torch.zeros(3) if data == 'tensor' else dict(x=torch.zeros(3)), file)
     else: file.write_bytes(data)
-    with pytest.raises(VGGMissing, match=f'{file.name} are damaged .*delete this file'): VGGLoss().vgg(torch.zeros(1))
+    with pytest.raises(VGGMissing, match=f'{file.name} are damaged .*delete this file'): VGGLoss().net(torch.zeros(1))

@@ -4,7 +4,7 @@ was stopped goes on where it was.
 
 python tools/flight.py --out runs/flight --minutes 3.6 --seeds 3    # train, fly, measure: flight.csv
 python tools/flight.py --out runs/flight --picture nbs/images       # flight.jpg for the chapter"""
-import argparse, csv, itertools
+import itertools
 from functools import partial
 from pathlib import Path
 import matplotlib.pyplot as plt, torch
@@ -12,7 +12,7 @@ from fastai.vision.all import FuncSplitter, set_seed
 from spade_fastai.all import *
 from spade_fastai.apps.flight import *
 from spade_fastai.apps.flight import branches, crop, look, moved
-from family import ProcessorMinutes, rows
+from study import ProcessorMinutes, append, begin, options, rows
 
 NETS = dict(alone=dict(mask=branches['mask']), guided=branches)
 FILMS = dict(alone=[None], guided=[None, LastFrame, World])         # what each network is flown with
@@ -75,7 +75,7 @@ def run(o):
         learn = learner(name, dls, seed)
         batches = train(learn, o.minutes)
         torch.save(learn.model.generator.state_dict(), o.out/f'{name}-{seed}.pt')
-        write(table, [dict(name=name, seed=seed, **batches, **row) for row in judge(name, learn.model.generator)])
+        for row in judge(name, learn.model.generator): append(table, dict(name=name, seed=seed, **batches, **row))
 
 def picture(o, seed=0):
     "flight.jpg: masks and films of one way round, and the last frame as the first view sees it"
@@ -99,23 +99,9 @@ def picture(o, seed=0):
     axs[0, -1].set_title(f'frame {len(views) - 1}, turned\nback to frame 0', fontsize=9)
     fig.savefig(o.picture/'flight.jpg', pil_kwargs=dict(quality=85))
 
-def write(table, rows):
-    new = not table.exists()
-    with table.open('a', newline='') as f:
-        writer = csv.DictWriter(f, rows[0])
-        if new: writer.writeheader()
-        writer.writerows(rows)
-    for row in rows: print(row, flush=True)
-
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--out', type=Path, default=Path('runs/flight'))
-    p.add_argument('--minutes', type=float, default=3.6, help='of processor time, each')
-    p.add_argument('--seeds', type=int, default=3)
-    p.add_argument('--tiles', type=int, default=400)
+    p = options(__doc__, 'runs/flight', 3.6, seeds=3, tiles=400)
     p.add_argument('--picture', type=Path, help='folder for flight.jpg; nothing is trained')
     p.add_argument('--only', nargs='*', choices=list(NETS))
-    o = p.parse_args()
-    torch.set_num_threads(1)
-    o.out.mkdir(parents=True, exist_ok=True)
+    o = begin(p)
     picture(o) if o.picture else run(o)

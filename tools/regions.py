@@ -4,7 +4,7 @@ trains for the same processor time in one thread. A run that was stopped goes on
 
 python tools/regions.py --out runs/regions --minutes 5                    # train
 python tools/regions.py --out runs/regions --report nbs/lib/nets          # sean_regions.csv and .jpg there"""
-import argparse, csv
+import csv
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fastai.vision.all import FuncSplitter, Image, noop, set_seed
 from spade_fastai.all import *
 from spade_fastai.noise import noise_from
-from family import ProcessorMinutes, held_back
+from study import ProcessorMinutes, begin, held_back, options
 
 ROOF, FIELD = 'Structures', 'Low vegetation'
 SEAMS = 0, 2, 4, 8                                     # pixels around the roofs that are not counted
@@ -145,16 +145,10 @@ def report(files, land, tiles, codes, folder):
             print(name, fields, len(mine), mean)
 
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--out', type=Path, default=Path('runs/regions'))
-    p.add_argument('--minutes', type=float, default=5, help='of processor time, each')
-    p.add_argument('--tiles', type=int, default=600)
-    p.add_argument('--size', type=int, default=64)
+    p = options(__doc__, 'runs/regions', 5, tiles=600, size=64)
     p.add_argument('--only', type=int, help='train one network, 0 or 1')
     p.add_argument('--report', type=Path, help='folder for sean_regions.csv and sean_regions.png')
-    o = p.parse_args()
-    torch.set_num_threads(1)
-    o.out.mkdir(parents=True, exist_ok=True)
+    o = begin(p)
     land = make_landcover(o.out/'land', n=o.tiles, size=o.size, tints=TINTS)
     dls = SpadeDataLoaders.from_folder(land, split=FuncSplitter(held_back), size=o.size, style=noop, bs=4, device='cpu')
     names = [*nets(dls.n_classes)]

@@ -4,7 +4,7 @@ one thread, from the same seeds, and is judged on the same held-back tiles. A ru
 
 python tools/reverse_mapping.py --out runs/reverse                             # train and judge: reverse.csv
 python tools/reverse_mapping.py --out runs/reverse --report nbs/course/more  # the table and the pictures of the page"""
-import argparse, csv, shutil, time
+import shutil, time
 from pathlib import Path
 import numpy as np, torch
 from fastai.vision.all import (DataBlock, FuncSplitter, Image, ImageBlock, MaskBlock, aug_transforms, set_seed,
@@ -12,11 +12,9 @@ from fastai.vision.all import (DataBlock, FuncSplitter, Image, ImageBlock, MaskB
 from torchvision.models.resnet import BasicBlock, ResNet
 from spade_fastai.all import *
 from spade_fastai.data.segmented import masks_from
-from family import ProcessorMinutes, as_bytes, rows
+from study import ProcessorMinutes, append, as_bytes, begin, held_back, options, rows, strip
 
-number = lambda file: int(file.stem)
-def held_back(file) -> bool: return number(file) % 5 == 0           # 200 of 1000: nobody trains on them
-def by_hand(file) -> bool: return number(file) % 10 == 1            # 100: somebody labelled these
+def by_hand(file) -> bool: return int(file.stem) % 10 == 1                      # 100 of 1000: somebody labelled these
 def photo(file) -> bool: return not held_back(file) and not by_hand(file)       # 700: pictures without masks
 KINDS = 'true masks', "the network's, sure", "the network's, all", 'the tenth alone'
 
@@ -89,16 +87,10 @@ def run(o):
     for seed in range(o.seeds):
         for kind in KINDS:
             if (kind, seed) in done: continue
-            row, new = train(kind, seed, land, masks[kind], judge, o), not table.exists()
-            with table.open('a', newline='') as f:
-                writer = csv.DictWriter(f, row)
-                if new: writer.writeheader()
-                writer.writerow(row)
-            print(row, flush=True)
+            append(table, train(kind, seed, land, masks[kind], judge, o))
 
 def report(o, n:int=4):
     "The table, and one picture: what the segmenter said of photographs, and held-back tiles as each network draws them"
-    import matplotlib.pyplot as plt
     shutil.copy(o.out/'reverse.csv', o.report/'reverse.csv')
     land, palette = o.out/'land', Palette(LANDCOVER_CODES)
     photos = [f for f in sorted((land/'images').iterdir()) if photo(f)][:n]
@@ -112,24 +104,12 @@ def report(o, n:int=4):
         gan = load_gan(o.out/f'{i}-0.safetensors').eval()
         set_seed(0)
         with torch.no_grad(): columns[kind.replace(', ', ',\n')] = as_bytes(gan(*xb))
-    fig, axs = plt.subplots(n, len(columns), dpi=100, figsize=(len(columns)*.95, n*.95 + .3), layout='constrained')
-    for i, (name, pics) in enumerate(columns.items()):
-        for ax, pic in zip(axs[:, i], pics, strict=True): ax.imshow(pic, interpolation='nearest')
-        axs[0, i].set_title(name, fontsize=7)
-    for ax in axs.flat: ax.set_axis_off()
-    fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=0, hspace=0)
-    fig.savefig(o.report.parents[1]/'images'/'reverse.jpg', pil_kwargs=dict(quality=88))
+    strip(columns, o.report.parents[1]/'images'/'reverse.jpg', side=.95)
 
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--out', type=Path, default=Path('runs/reverse'))
-    p.add_argument('--minutes', type=float, default=2, help='of processor time, each')
-    p.add_argument('--seeds', type=int, default=3)
-    p.add_argument('--tiles', type=int, default=1000)
+    p = options(__doc__, 'runs/reverse', 2, seeds=3, tiles=1000)
     p.add_argument('--epochs', type=int, default=30, help='of the U-Net')
     p.add_argument('--report', type=Path, help='write table and pictures of what is trained into this folder')
     p.add_argument('--confidence', type=float, default=.8, help='below which a pixel has no class')
-    o = p.parse_args()
-    torch.set_num_threads(1)
-    o.out.mkdir(parents=True, exist_ok=True)
+    o = begin(p)
     report(o) if o.report else run(o)

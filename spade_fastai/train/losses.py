@@ -6,8 +6,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/train/losses.html.md"""
 
 # %% auto #0
 __all__ = ['GANLoss', 'HingeLoss', 'LeastSquaresLoss', 'OriginalLoss', 'WassersteinLoss', 'FeatureMatchingLoss',
-           'vgg_weights_path', 'VGGMissing', 'load_vgg19', 'raw_range', 'imagenet_range', 'VGGLoss', 'KLDLoss',
-           'GeneratorLoss', 'CriticLoss']
+           'vgg_weights_path', 'VGGMissing', 'load_vgg19', 'raw_range', 'imagenet_range', 'FeatureLoss', 'VGGLoss',
+           'KLDLoss', 'DiversityLoss', 'GeneratorLoss', 'CriticLoss']
 
 # %% ../../nbs/lib/train/00_losses.ipynb #80078215
 from inspect import signature
@@ -111,38 +111,55 @@ def imagenet_range(x:Tensor) -> Tensor:
     mean, std = (x.new_tensor(o)[:, None, None] for o in ((.485, .456, .406), (.229, .224, .225)))
     return ((x + 1)/2 - mean)/std
 
-# %% ../../nbs/lib/train/00_losses.ipynb #820aa4df
-class VGGLoss(nn.Module):
-    "Weighted L1 between VGG-19's relu1_1…relu5_1 of fake and real [B,3,H,W] in [-1,1]; the real side is constant"
-    layers = (1, 6, 11, 20, 29)   # of relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 in torchvision's `features`
+# %% ../../nbs/lib/train/00_losses.ipynb #cf250eb6163
+class FeatureLoss(nn.Module):
+    "Weighted L1 between the maps that a frozen network makes of fake and real [B,3,H,W] in [-1,1]; real is constant"
     def __init__(self,
-        load=load_vgg19,                        # makes the `features` of a VGG-19, called on first use
-        renorm=raw_range,                       # from [-1,1] to what VGG sees
-        weights:tuple=(1/32, 1/16, 1/8, 1/4, 1),  # of the five layers
+        load,               # makes the network, called on first use: `lite0`, for example
+        renorm=raw_range,   # from [-1,1] to what the network sees
+        weights:tuple=None, # of the maps; by default 1/n each
     ):
         super().__init__()
         self.load, self.renorm, self.weights = load, renorm, weights
-        self._vgg = []                          # in a list: no submodule, so never trained, saved or counted
+        self._net = []                          # in a list: no submodule, so never trained, saved or counted
 
-    def vgg(self, like:Tensor) -> nn.Module:
+    def net(self, like:Tensor) -> nn.Module:
         "The frozen network, loaded on first use, where `like` is"
-        if not self._vgg: self._vgg.append(self.load().requires_grad_(False).eval())
-        return self._vgg[0].to(like.device)
+        if not self._net: self._net.append(self.load().requires_grad_(False).eval())
+        return self._net[0].to(like.device)
+
+    def maps(self, net:nn.Module, x:Tensor) -> list[Tensor]:
+        "What is compared, of a network and pictures in its range; by default what the network calls its `maps`"
+        return net.maps(x)
 
     def features(self, x:Tensor) -> list[Tensor]:
-        "Five activations of a picture [B,3,H,W] in [-1,1]"
-        out, x = [], self.renorm(x)
-        for i, layer in enumerate(self.vgg(x)[:self.layers[-1] + 1]):
-            x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)     # not in place: the one before is needed
-            if i in self.layers: out.append(x)
-        return out
+        "The maps of pictures [B,3,H,W] in [-1,1]"
+        return self.maps(self.net(x), self.renorm(x))
 
     def forward(self, fake:Tensor, real:Tensor) -> Tensor:
         with torch.no_grad(): targets = self.features(real)
-        pairs = zip(self.weights, self.features(fake), targets, strict=True)
+        made = self.features(fake)
+        pairs = zip(self.weights or [1/len(made)]*len(made), made, targets, strict=True)
         return sum(w*F.l1_loss(_f32(f), _f32(r)) for w, f, r in pairs)
 
-    def __getstate__(self): return {**self.__dict__, '_vgg': []}
+    def __getstate__(self): return {**self.__dict__, '_net': []}
+
+# %% ../../nbs/lib/train/00_losses.ipynb #c069ee69093
+class VGGLoss(FeatureLoss):
+    "`FeatureLoss` of VGG-19's relu1_1…relu5_1 (Johnson et al. 2016; weights of Wang et al. 2018, Sec. A)"
+    layers = (1, 6, 11, 20, 29)   # of relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 in torchvision's `features`
+    def __init__(self,
+        load=load_vgg19,                          # makes the `features` of a VGG-19, called on first use
+        renorm=raw_range,                         # from [-1,1] to what VGG sees
+        weights:tuple=(1/32, 1/16, 1/8, 1/4, 1),  # of the five layers
+    ): super().__init__(load, renorm, weights)
+
+    def maps(self, net, x):
+        out = []
+        for i, layer in enumerate(net[:self.layers[-1] + 1]):
+            x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)     # not in place: the one before is needed
+            if i in self.layers: out.append(x)
+        return out
 
 # %% ../../nbs/lib/train/00_losses.ipynb #c32052774
 class KLDLoss(nn.Module):
@@ -151,18 +168,38 @@ class KLDLoss(nn.Module):
         mu, logvar = _f32(mu), _f32(logvar)
         return .5*(mu.square() + logvar.exp() - 1 - logvar).sum()
 
-# %% ../../nbs/lib/train/00_losses.ipynb #2a2edbb6
+# %% ../../nbs/lib/train/00_losses.ipynb #c9796f035dd
+class DiversityLoss(nn.Module):
+    "Minus the mean distance of two pictures of one mask, up to `most` (Yang et al. 2019, Eq. 2)"
+    def __init__(self,
+        most:float=.2,   # distance, of pictures in [-1,1], beyond which there is nothing to gain
+    ):
+        super().__init__()
+        self.most = most
+
+    def forward(self,
+        output:Tensor,   # fakes [B,3,H,W] in [-1,1]
+        again,           # function that draws them with other noise
+    ) -> Tensor:
+        far = (_f32(output) - _f32(again())).abs().mean((1, 2, 3))           # [B]
+        if not far.any():
+            raise ValueError("two pictures of one mask are the same, so there is no difference to reward: give the "
+                             "generator noise, `start=MapFieldStart` for example, or leave `diverse` out")
+        return -far.clamp(max=self.most).mean()
+
+# %% ../../nbs/lib/train/00_losses.ipynb #c0fe1fb7888
 class GeneratorLoss(nn.Module):
     "The generator's terms by name, unweighted: `gan`, `feat`, `vgg`, `kld`, as far as given"
     sums = ('kld',)  # terms that are sums over the batch; the others are means
     def __init__(self,
         gan=HingeLoss,              # adversarial loss
         feat=FeatureMatchingLoss,   # on the critic's features
-        vgg=None,                   # perceptual, e.g. `VGGLoss`
+        vgg=None,                   # perceptual, of fake and real: `VGGLoss`, `partial(FeatureLoss, lite0)`, your own
         kld=None,                   # on mu and logvar of a style encoder, e.g. `KLDLoss`
+        diverse=None,               # on two pictures of one mask, e.g. `DiversityLoss`
     ):
         super().__init__()
-        parts = dict(gan=gan, feat=feat, vgg=vgg, kld=kld)
+        parts = dict(gan=gan, feat=feat, vgg=vgg, kld=kld, diverse=diverse)
         self.parts = nn.ModuleDict({k: v() for k, v in parts.items() if v is not None})
 
     @property
@@ -175,11 +212,12 @@ class GeneratorLoss(nn.Module):
         target:Tensor,        # real pictures [B,3,H,W] in [-1,1]
         mu:Tensor=None,       # [B,nz], with an encoder
         logvar:Tensor=None,   # [B,nz], with an encoder
+        again=None,           # draws the fakes with other noise
     ) -> dict[str, Tensor]:
         if 'kld' in self.parts and mu is None:
             raise ValueError("the loss `kld` needs mu and logvar, which a style encoder gives; "
                              "pass `encoder=` to the learner, or leave `kld` out")
-        args = dict(feat=(fake_pred, real_pred), vgg=(output, target), kld=(mu, logvar))
+        args = dict(feat=(fake_pred, real_pred), vgg=(output, target), kld=(mu, logvar), diverse=(output, again))
         return {k: part.gen(fake_pred) if k == 'gan' else part(*args[k]) for k, part in self.parts.items()}
 
 # %% ../../nbs/lib/train/00_losses.ipynb #8960a328

@@ -116,8 +116,9 @@ class OASISGeneratorLoss(GeneratorLoss):
         feat=None,             # on the critic's features, e.g. `FeatureMatchingLoss`
         vgg=None,              # perceptual, e.g. `VGGLoss`
         kld=None,              # on mu and logvar of a style encoder, e.g. `KLDLoss`
+        diverse=None,          # on two pictures of one mask, e.g. `DiversityLoss`
     ):
-        super().__init__(None, feat, vgg, kld)
+        super().__init__(None, feat, vgg, kld, diverse)
         self.gan = gan()
 
     @property
@@ -132,9 +133,10 @@ class OASISGeneratorLoss(GeneratorLoss):
         seen=None,            # what the critic saw, where that is another thing; its mask counts
         mu:Tensor=None,       # [B,nz], with an encoder
         logvar:Tensor=None,   # [B,nz], with an encoder
+        again=None,           # draws the fakes with other noise
     ) -> dict[str, Tensor]:
         gan = self.gan.gen(fake_pred, mask if seen is None else seen.mask)
-        return dict(gan=gan, **super().forward(fake_pred, real_pred, output, target, mu, logvar))
+        return dict(gan=gan, **super().forward(fake_pred, real_pred, output, target, mu, logvar, again))
 
 # %% ../../nbs/lib/train/12_oasis.ipynb #c340504364
 class OASISCriticLoss(CriticLoss):

@@ -127,7 +127,8 @@ def loss_terms(learn, loss_func, default:str, real:Tensor, **more) -> dict:
 def generator_terms(learn, real:Tensor) -> dict:
     "The generator's loss on a picture with a graph, as terms"
     learn.pred, more = learn.model.fake(*learn.xb)
-    return loss_terms(learn, learn.gen_loss_func, 'gen', real, **more)
+    again = lambda: learn.model.fake(*learn.xb)[0]
+    return loss_terms(learn, learn.gen_loss_func, 'gen', real, again=again, **more)
 
 def critic_terms(learn, real:Tensor) -> dict:
     "The critic's loss on a picture without a graph, as terms"

@@ -1,0 +1,144 @@
+"""Which recipe wins: every recipe trains for the same processor time, in one thread, on built-in land, on CamVid and on
+satellite tiles of Dubai; then a segmenter that learned from real pictures looks at what it draws. Each network is kept;
+a study that was stopped goes on where it was.
+
+python tools/recipes.py --out runs/recipes --minutes 3 --seeds 3         # train and judge: recipes.csv
+python tools/recipes.py --out runs/recipes --report nbs/course/more      # table, and a picture of the built-in land"""
+import shutil
+from functools import partial
+from pathlib import Path
+import numpy as np, torch
+from fastai.vision.all import FuncSplitter, Image, set_seed
+from spade_fastai.all import *
+from spade_fastai.metrics import diversity, drawn_pairs, features, fit_segmenter, likeness, obey
+from spade_fastai.nets.frozen import FrozenCritic
+from study import ProcessorMinutes, append, as_bytes, begin, held_back, options, rows, strip
+
+noise = dict(norm=partial(NoisySPADE, nz=16, hidden=16), start=partial(MapNoiseStart, nz=16))
+lite = dict(vgg=partial(FeatureLoss, lite0))
+frozen = {**tiny_oasis, 'critic_class': FrozenCritic, 'critic': dict(nf=8)}
+field = dict(preset=frozen, generator=tiny['generator'])           # the generator of `tiny`, the frozen critic
+RECIPES = {
+    'official':           dict(preset=tiny),                       # hinge and feature matching; VGG is not at hand
+    'official, EMA':      dict(preset=tiny, cbs=EMA),
+    '+ DiffAugment':      dict(preset=tiny, cbs=EMA, augment=DiffAugment),
+    '+ Lite0 loss':       dict(preset=tiny, cbs=EMA, gen_loss=lite, weights=dict(feat=10, vgg=1)),
+    'OASIS':              dict(preset=tiny_oasis),
+    'OASIS, bent masks':  dict(preset=tiny_oasis, cbs=WarpMasks),
+    'frozen':             dict(preset=frozen),
+    'frozen, tiny':       field,
+    'frozen + Lite0':     dict(field, gen_loss=lite, weights=dict(vgg=1)),
+    'frozen, bent masks': dict(field, cbs=WarpMasks),
+    'frozen + diverse':   dict(field, gen_loss=dict(diverse=DiversityLoss), weights=dict(diverse=3))}
+
+def land(o):
+    path = make_landcover(o.out/'land', n=1000, size=64)
+    return SpadeDataLoaders.from_folder(path, split=FuncSplitter(held_back), size=64, bs=4, num_workers=0, device='cpu')
+
+def camvid(o):
+    kw = dict(size=(64, 96), bs=4, num_workers=0, device='cpu', ignore=11)
+    folders = dict(masks=['trainannot', 'valannot'], images=['train', 'val'])
+    return SpadeDataLoaders.from_folder(o.data/'camvid', **folders, **kw)
+
+def dubai(o):
+    "Windows of 256 pixels, drawn at 64; parts 5 and 9 of each area are held back"
+    path, source = o.out/'dubai', o.data/'landcover'
+    if not path.exists(): cut(source, path)
+    codes = (source/'codes.txt').read_text().split()[:5]
+    kw = dict(size=64, bs=4, num_workers=0, device='cpu', ignore=255, codes=codes)
+    return SpadeDataLoaders.from_folder(path, **kw)
+
+def cut(source, path, side:int=256, small:int=64):
+    "The tiles of Dubai as windows of ids and pictures"
+    table = [line.split(',') for line in (source/'class_dict.csv').read_text().splitlines()[1:]]
+    colours = {tuple(map(int, row[-3:])): i for i, row in enumerate(table)}
+    new = path.with_suffix('.new')
+    for line in (source/'split.csv').read_text().splitlines()[1:]:
+        image, mask, split, *_ = line.split(',')
+        if split == 'exclude': continue
+        picture, colour = (Image.open(source/k/f).convert('RGB') for k, f in (('images', image), ('masks', mask)))
+        ids, rgb = np.full(picture.size[::-1], 255, np.uint8), np.array(colour)
+        for c, i in colours.items(): ids[(rgb == c).all(-1)] = i if i < 5 else 255
+        for y in range(0, ids.shape[0] - side + 1, side):
+            for x in range(0, ids.shape[1] - side + 1, side):
+                box, name = (x, y, x + side, y + side), f'{Path(image).stem}_{y}_{x}.png'
+                part = 'train' if split == 'train' else 'valid'
+                for kind, im, how in (('images', picture, Image.BOX), ('labels', Image.fromarray(ids), Image.NEAREST)):
+                    (new/kind/part).mkdir(parents=True, exist_ok=True)
+                    im.crop(box).resize((small, small), how).save(new/kind/part/name)
+    new.rename(path)
+
+DATA = dict(land=land, dubai=dubai, camvid=camvid)
+
+made_already = {}
+
+def loaders(name, o):
+    if name not in made_already: made_already[name] = DATA[name](o)
+    return made_already[name]
+
+def segmenter(name, learn, o):
+    "The judge of a data set, trained once on its real pictures"
+    file = o.out/f'{name}_segmenter.pt'
+    if file.exists(): return torch.load(file, weights_only=False).eval()
+    masks, real, _ = drawn_pairs(learn, learn.dls.train, 800, 0)
+    net = fit_segmenter(real, masks, learn.model.generator.n_classes, seed=0)
+    torch.save(net, file)
+    return net
+
+def made(o): return [c() for c in (o if isinstance(o, list) else [o])]
+
+def train(data, name, seed, o) -> dict:
+    "Train one, keep it, judge it: a row of the table"
+    set_seed(seed)
+    args, clock = dict(RECIPES[name]), ProcessorMinutes(o.minutes)
+    if 'cbs' in args: args['cbs'] = made(args['cbs'])
+    if 'augment' in args: args['augment'] = args['augment']()
+    learn = spade_learner(loaders(data, o), **args, sample_grid=None)
+    with learn.no_bar(), learn.no_logging(): learn.fit(10000, cbs=clock)
+    file = o.out/f'{data}-{[*RECIPES].index(name)}-{seed}.pt'
+    torch.save(learn.model.generator.state_dict(), file)
+    return dict(data=data, recipe=name, seed=seed, batches=clock.batches, **judge(data, learn, seed, o))
+
+def judge(data, learn, seed, o) -> dict:
+    "obey (mIoU of the judge on fakes, on reals, their ratio), KID beside its floor, and diversity"
+    masks, real, fake = drawn_pairs(learn, learn.dls.valid, 200, seed)
+    _, _, other = drawn_pairs(learn, learn.dls.valid, 200, seed + 1)
+    said = obey(segmenter(data, learn, o), masks, real, fake, learn.model.generator.n_classes)
+    reals, fakes, others = (features(x) for x in (real, fake, other))
+    like = likeness(reals, fakes)
+    far = diversity(fakes, others)/float((reals[:-1] - reals[1:]).norm(dim=1).mean())
+    res = dict(miou_fake=said['fake'], miou_real=said['real'], obey=said['ratio'], kid=like['kid'],
+               kid_floor=like['kid_floor'], diversity=far)
+    return {k: round(float(v), 4) for k, v in res.items()}
+
+def run(o):
+    "Every row that is not yet in the table, a seed at a time"
+    table = o.out/'recipes.csv'
+    done = {(r['data'], r['recipe'], int(r['seed'])) for r in rows(table)}
+    todo = [(d, r, s) for s in range(o.seeds) for d in o.sets or DATA for r in o.only or RECIPES]
+    for one in todo:
+        if one not in done: append(table, train(*one, o))
+
+def report(o, n:int=6):
+    "The table, and held-back tiles of built-in land by every recipe"
+    shutil.copy(o.out/'recipes.csv', o.report/'recipes.csv')
+    dls = land(o)
+    mask, real = dls.valid.one_batch()
+    masks, reals = mask[:n], as_bytes(real, n)
+    columns = {'mask': [dls.palette.paint(m) for m in masks], 'real': reals}
+    for i, name in enumerate(RECIPES):
+        args = {k: v for k, v in RECIPES[name].items() if k in ('preset', 'generator')}
+        gen = spade_learner(dls, **args, sample_grid=None).model.generator.eval()
+        gen.load_state_dict(torch.load(o.out/f'land-{i}-0.pt', weights_only=True))
+        set_seed(0)
+        with torch.no_grad(): columns[name.replace(', ', ',\n')] = as_bytes(gen(masks), n)
+    strip(columns, o.report.parents[1]/'images'/'recipes.jpg')
+
+if __name__ == '__main__':
+    p = options(__doc__, 'runs/recipes', 3, seeds=3)
+    p.add_argument('--data', type=Path, help='folder with camvid/ and landcover/')
+    p.add_argument('--sets', nargs='*', choices=list(DATA))
+    p.add_argument('--only', nargs='*', choices=list(RECIPES))
+    p.add_argument('--report', type=Path, help='write table and picture into this folder; nothing is trained')
+    o = begin(p)
+    report(o) if o.report else run(o)
