@@ -30,6 +30,7 @@ from .nets.sean import *
 from .nets.inade import *
 from .nets.oasis import *
 from .nets.oasis import oasis_layout
+from .nets.frozen import *
 from .train.losses import *
 from .train.step import gan_adam
 from .train.gan import *
@@ -95,7 +96,10 @@ tiny_oasis = {**oasis, **dict(
     lr           = slice(1e-3, 2e-3),
     cbs          = (EMA,))}
 
-presets.update(oasis=oasis, tiny_oasis=tiny_oasis)
+presets.update(
+    oasis = oasis, tiny_oasis = tiny_oasis,
+    frozen      = {**oasis, 'critic_class': FrozenCritic},
+    tiny_frozen = {**tiny_oasis, 'critic_class': FrozenCritic, 'critic': dict(nf=8), 'generator': tiny['generator']})
 
 # %% ../nbs/lib/04_learner.ipynb #c936335507
 class SpadeLearner(GANLearner):
@@ -264,8 +268,7 @@ def _usable_features(gen_loss:dict) -> dict:
     "`gen_loss` without its perceptual part when the weights of that can be neither found nor downloaded; says so"
     if gen_loss.get('vgg') is None: return gen_loss
     loss = gen_loss['vgg']()
-    if not isinstance(loss, FeatureLoss): return {**gen_loss, 'vgg': lambda: loss}      # one of your own
-    try: loss.net(torch.zeros(1))
+    try: isinstance(loss, FeatureLoss) and loss.net(torch.zeros(1))    # one of your own is as it is
     except (VGGMissing, ImportError) as e:
         warnings.warn(f"training without the perceptual loss: {e}")
         return {k: v for k, v in gen_loss.items() if k != 'vgg'}

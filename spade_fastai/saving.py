@@ -22,8 +22,8 @@ from .core import *
 from .core import name_of, saveables
 from .guards import check_finite
 from .data.readers import *
-from spade_fastai.nets import (clade, concat, critic, encoder, generator, inade, multi, norms, oasis, pix2pix, sean,
-    spectral, starts)
+from .nets import (clade, concat, critic, encoder, frozen, generator, inade, lite0, multi, norms, oasis,
+    pix2pix, sean, spectral, starts)
 from .nets.generator import *
 from .train.callbacks import random_state_kept
 from .train.step import *
@@ -54,7 +54,8 @@ _others = spectral.spectral, norms.base_norm, generator.NearestUp, critic.separa
 _family = (clade.CLADE, clade.CLADEICPE, sean.SEAN, sean.SPADEPlusNoise, sean.RegionEncoder, multi.MultiSPADE,
            multi.MapBranch, multi.SplitBranch, multi.PartialBranch, inade.INADE, oasis.NoisySPADE,
            oasis.SegmentationCritic, pix2pix.DownStart, pix2pix.GlobalGenerator, pix2pix.UNetGenerator,
-           pix2pix.InstanceEncoder, concat.AffineNorm, concat.ConcatNorm, concat.CRN)
+           pix2pix.InstanceEncoder, concat.AffineNorm, concat.ConcatNorm, concat.CRN, frozen.FrozenCritic,
+           lite0.lite0)
 _ours = {name_of(o): o for o in (*_encoders, *_norms, *_starts, *_nets, *_others, *_family)}
 _no_layers = 'container', 'module', 'rnn', 'transformer', 'lazy'      # of torch: what makes modules in a loop
 

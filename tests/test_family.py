@@ -214,7 +214,7 @@ def other_ground(mask, picture):
     "What the style picture shows: the mask turned round"
     return TensorStyleMask(mask.flip(-1))
 
-relatives = dict(tiny_clade={}, tiny_inade={}, tiny_sean=dict(style=style_of), tiny_oasis={})
+relatives = dict(tiny_clade={}, tiny_inade={}, tiny_sean=dict(style=style_of), tiny_oasis={}, tiny_frozen={})
 relatives['tiny_sean, other ground'] = dict(style=lambda m, p: TensorStyle(p.flip(-1)), style_mask=other_ground)
 
 def preset_of(name): return presets[name.partition(',')[0]]

@@ -7,7 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/frozen.html.md"""
 # %% auto #0
 __all__ = ['FrozenCritic']
 
-# %% ../../nbs/lib/nets/14_frozen.ipynb #ce541a3cb39
+# %% ../../nbs/lib/nets/14_frozen.ipynb #c535c6c9fa6
+from functools import partial
 from itertools import pairwise
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,32 @@ class RandomMix(nn.Module):
             mixed.insert(0, self.across[i](maps[i]) + below)
         return mixed
 
-# %% ../../nbs/lib/nets/14_frozen.ipynb #cf8bb6caec1
+# %% ../../nbs/lib/nets/14_frozen.ipynb #c94aa759c9c
+class FrozenView(nn.Module):
+    "What a frozen network sees of pictures [B,3,H,W] in [-1,1], mixed: a map a size, fine to coarse"
+    def __init__(self,
+        load,          # makes the frozen network, with a method `maps`: each half as large
+        widths,        # of the mixtures, fine to coarse
+        scale:float,   # of the maps, so that their deviation is about 1
+    ):
+        super().__init__()
+        self.load, self.scale = load, scale
+        self._net = []                  # in a list: no submodule, so never trained, saved or counted
+        size = 2**(len(widths) + 1)
+        maps = self.maps(torch.zeros(1, 3, size, size))
+        if len(maps) != len(widths):
+            raise ValueError(f"the frozen network gives {len(maps)} maps, but there are {len(widths)} `mults`")
+        self.mix = RandomMix([o.shape[1] for o in maps], widths)
+
+    def maps(self, image:Tensor) -> list:
+        "The network's own maps; it is loaded on first use"
+        if not self._net: self._net.append(self.load().requires_grad_(False).eval())
+        return self._net[0].to(image.device).maps(image.float())
+
+    def forward(self, image): return self.mix([o.to(image)*self.scale for o in self.maps(image)])
+    def __getstate__(self): return {**self.__dict__, '_net': []}
+
+# %% ../../nbs/lib/nets/14_frozen.ipynb #cc6ad5cc4f3
 @remember_args
 class FrozenCritic(nn.Module):
     "Picture [B,3,H,W] to one scale of layers, the last logits [B,n_classes+1,H,W], by what a frozen network sees"
@@ -52,31 +78,20 @@ class FrozenCritic(nn.Module):
         nf:int=64,                    # unit of width
         mults:tuple=(1, 2, 4, 8, 8),  # widths of the mixtures in units of `nf`, fine to coarse
         load=lite0,                   # makes the frozen network, with a method `maps`: as many, each half as large
-        scale:float=1/8,              # of the maps, so that their deviation is about 1
+        scale:float=1/8,              # of its maps, so that their deviation is about 1
         encode=OneHot,                # called with `n_classes`: which ids a mask may have
         weight_norm=spectral,         # wraps the convolutions of the blocks
     ):
         super().__init__()
-        self.n_classes, self.encode, self.load, self.scale = n_classes, encode(n_classes), load, scale
-        self._frozen = []             # in a list: no submodule, so never trained, saved or counted
-        size = 2**(len(mults) + 1)
-        maps = self.seen(torch.zeros(1, 3, size, size))
-        if len(maps) != len(mults):
-            raise ValueError(f"the frozen network gives {len(maps)} maps, but there are {len(mults)} `mults`")
-        widths = [int(nf*m) for m in mults]
-        self.mix = RandomMix([o.shape[1] for o in maps], widths)
-        back, double = [*reversed(widths), nf], nn.Upsample(scale_factor=2)
-        seen = [back[0], *(2*o for o in back[1:-1])]                     # from the side and from below
-        self.ups = nn.ModuleList(CriticBlk(a, b, before=double, weight_norm=weight_norm)
-                                 for a, b in zip(seen, back[1:], strict=True))
-        self.fine = CriticBlk(nf + 3, nf, weight_norm=weight_norm)       # with the picture beside it
+        self.n_classes, self.encode = n_classes, encode(n_classes)
+        back = [int(nf*m) for m in (*reversed(mults), 1)]                # coarse to fine
+        self.view = FrozenView(load, back[-2::-1], scale)
+        seen, double = [back[0], *(2*o for o in back[1:-1])], nn.Upsample(scale_factor=2)   # from side and below
+        block = partial(CriticBlk, weight_norm=weight_norm)
+        self.ups = nn.ModuleList(block(a, b, before=double) for a, b in zip(seen, back[1:], strict=True))
+        self.fine = block(nf + 3, nf)                                    # with the picture beside it
         self.last = nn.Conv2d(nf, n_classes + 1, 1)
         init_weights(self, gain=1)
-
-    def seen(self, image:Tensor) -> list:
-        "Maps of pictures [B,3,H,W] in [-1,1] by the frozen network, which is loaded on first use"
-        if not self._frozen: self._frozen.append(self.load().requires_grad_(False).eval())
-        return self._frozen[0].to(image.device).maps(image.float())
 
     def fits(self, size):
         "Raises ValueError unless pictures of (height, width) `size` can be halved as often as need be"
@@ -91,10 +106,7 @@ class FrozenCritic(nn.Module):
         if mask is not None and len(ids := self.encode.ids(mask)) != len(image):
             raise ValueError(f"{len(image)} pictures but {len(ids)} masks; give a mask for each picture")
         image, feats = plain(image).to(self.last.weight.dtype), []
-        *sides, x = self.mix([o.to(image)*self.scale for o in self.seen(image)])
-        for i, block in enumerate(self.ups):
-            feats.append(x := block(torch.cat([sides[-i], x], 1) if i else x))
+        *sides, x = self.view(image)
+        for i, block in enumerate(self.ups): feats.append(x := block(torch.cat([sides[-i], x], 1) if i else x))
         feats.append(x := self.fine(torch.cat([image, x], 1)))
         return [[*feats, self.last(x)]]
-
-    def __getstate__(self): return {**self.__dict__, '_frozen': []}
