@@ -61,6 +61,7 @@ from .learner import *
 from .baselines import *
 from .apps.singan import load_singan, paper_singan, patch_distance, quick_singan, singan_learner
 from .apps.flight import World, flight_learner, fly
+from .apps.augment import augment
 from .official import *
 from .metrics import *
 
