@@ -247,7 +247,7 @@ class Settled:
 
     fitting = property(lambda self: dict(steps=self.n['segmenter'], turn=self.plan.turn))
 
-# %% ../../nbs/lib/apps/05d_augment.ipynb #c88f90d00e2
+# %% ../../nbs/lib/apps/05d_augment.ipynb #cb67316a7fa
 class Drawing(Settled):
     "Trains the generator, draws, and drops the worst"
     def train(self):
@@ -264,7 +264,7 @@ class Drawing(Settled):
             save_spade(gan, self.out/'generator.safetensors', self.pairs.reader)
         self.at.end('generator')
 
-    def draw(self):
+    def make_pictures(self):
         "Pictures, and which of them are kept; both are written"
         masks, p = self.masks[0], self.pairs
         seeds = [self.seed*1000 + i for i in range(len(masks))]
@@ -277,9 +277,9 @@ class Drawing(Settled):
         self.synthetic, self.limit = (pictures[keep], masks[keep]), float(scores[keep].min())
         self.at.end('pictures')
 
-# %% ../../nbs/lib/apps/05d_augment.ipynb #c2c6d25eab5
+# %% ../../nbs/lib/apps/05d_augment.ipynb #cdb404d842f
 class Job(Drawing):
-    "The whole job: `train`, `draw`, `measure`, `leave`"
+    "The whole job: `train`, `make_pictures`, `measure`, `leave`"
     def measure(self) -> Augmented:
         "The arms, and the report"
         p, (k, n) = self.pairs, (0, len(ARMS)*self.seeds)
@@ -330,7 +330,7 @@ def pairs_for(data, rare, size:int, seed:int, cut:float=None) -> Pairs:
         pairs = Pairs(tuple(o[keep] for o in pairs.train), pairs.valid, pairs.reader, grids)
     return pairs
 
-# %% ../../nbs/lib/apps/05d_augment.ipynb #cf65951191c
+# %% ../../nbs/lib/apps/05d_augment.ipynb #cf15eecc770
 @delegates(AugmentPlan)
 def augment(
     data=None,          # folder of masks and pictures, `DataLoaders`, or None: built-in land, wetlands cut to a tenth
@@ -351,5 +351,5 @@ def augment(
     rare = [rare] if isinstance(rare, (str, int)) else list(rare)
     job = Job(pairs_for(data, rare, size, seed, plan.cut), rare, want, generator, plan, Path(out), seeds, seed, tell)
     job.train()
-    job.draw()
+    job.make_pictures()
     return job.leave(job.measure())
