@@ -62,9 +62,11 @@ from .baselines import *
 from .apps.singan import load_singan, paper_singan, patch_distance, quick_singan, singan_learner
 from .apps.flight import World, flight_learner, fly
 from .apps.augment import augment
+from .apps.paint import paint
 from .official import *
 from .metrics import *
 
 # Insides, and words that a student wants for her own variables, stay in their rooms: `presets.sean`, `augment.cutout`
 for _name in ('brightness contrast saturation translate cutout small modern clade inade sean PILStyleMask region_means '
-              'nearest_index BlockSplit fit_scale raw_range').split(): globals().pop(_name, None)
+              'nearest_index BlockSplit fit_scale raw_range PartialConv2d noise_of_things').split():
+    globals().pop(_name, None)

@@ -5,11 +5,13 @@ import pytest
 from conftest import ROOT
 from house import LIB, module_files, project
 
+PAGE = [o for o in LIB.glob('apps/paint_page/*') if o.is_file()]     # what the browser gets
+
 @pytest.fixture(scope='module')
 def dists(tmp_path_factory):
     "The sdist, and the wheel that is built from it"
     src = tmp_path_factory.mktemp('src')
-    for o in [*ROOT.iterdir(), *module_files(), *ROOT.glob('tests/*.py')]:
+    for o in [*ROOT.iterdir(), *module_files(), *PAGE, *ROOT.glob('tests/*.py')]:
         new = src/o.relative_to(ROOT)
         new.parent.mkdir(parents=True, exist_ok=True)
         if o.is_file(): shutil.copy(o, new)
@@ -29,7 +31,7 @@ def test_sdist_has_what_a_build_needs(dists):
 
 def test_wheel_has_all_modules_and_nothing_else(dists):
     names = [o for o in zipfile.ZipFile(dists[1]).namelist() if '.dist-info/' not in o]
-    assert sorted(names) == sorted(o.relative_to(ROOT).as_posix() for o in module_files())
+    assert sorted(names) == sorted(o.relative_to(ROOT).as_posix() for o in [*module_files(), *PAGE])
     assert f'{LIB.name}/data/check/__init__.py' in names
 
 def test_metadata(info):
@@ -56,7 +58,8 @@ def test_requirements_and_extras(info):
 
 def test_entry_points(info):
     points = {o.name: o for o in info.entry_points}
-    want = {f'spade-{o}': ('console_scripts', f'{LIB.name}.commands.{o}:main') for o in ('train', 'check', 'bench')}
+    commands = 'train', 'check', 'bench', 'paint'
+    want = {f'spade-{o}': ('console_scripts', f'{LIB.name}.commands.{o}:main') for o in commands}
     want[LIB.name] = ('nbdev', f'{LIB.name}._modidx:d')
     assert {k: (o.group, o.value) for k, o in points.items()} == want
     for o in points.values(): o.load()  # each leads to something
