@@ -235,7 +235,8 @@ class Paint {
         range('mixer', 'Style', { min: 0, max: 100, value: 100 }, v => this.restyle({ mix: v/100 })))] : []))
     this.panes = make('div', { className: 'panes' })
     root.replaceChildren(head, bar, classes, make('div', { className: 'stage' }, this.panes), look, this.say)
-    (root.closest('.spade-page') ? document : root).onkeydown = e => this.key(e)   // in a notebook, other cells have keys, too
+    const ears = root.closest('.spade-page') ? document : root   // in a notebook, other cells have keys, too
+    ears.onkeydown = e => this.key(e)
     new ResizeObserver(() => this.fit()).observe(this.panes.parentElement)
     this.view(root.clientWidth > 720 ? 'beside' : 'over'); this.use('brush'); this.resize(this.size)
   }
