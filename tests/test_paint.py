@@ -159,6 +159,8 @@ def pixels(page, pane='Picture'):
     w, h, data = page.evaluate(js, pane)
     return np.array(data, np.uint8).reshape(h, w, 4)[..., :3]
 
+def same(a, b): return np.abs(a.astype(int) - b).max() <= 1      # where a number lay in the middle of two
+
 def wait(page, act):
     "Do something, and wait until it is drawn"
     n = page.evaluate('+document.querySelector("#paint").dataset.drawn')
@@ -187,14 +189,14 @@ def test_paint_a_lake(page):
     after, painted = pixels(page), (pixels(page, 'Mask') != mask).any(-1)
     blue = MaskReader(CODES).palette.colors[1]
     assert painted.sum() > 200 and (pixels(page, 'Mask')[painted] == blue).all()
-    rows, cols = np.argwhere((before != after).any(-1)).T
+    rows, cols = np.argwhere((np.abs(before.astype(int) - after) > 1).any(-1)).T
     halo = SPADEGenerator(4, nf=8, mults=(2, 2, 1), ups=(1, 1)).halo
     assert rows.min() >= 92 - halo and rows.max() <= 128 + halo and cols.min() >= 92 - halo and cols.max() <= 138 + halo
     assert (before != after).any(-1)[painted].mean() > .2
     wait(page, lambda: page.keyboard.press('Control+z'))
-    assert (pixels(page) == before).all() and (pixels(page, 'Mask') == mask).all()
+    assert same(pixels(page), before) and (pixels(page, 'Mask') == mask).all()
     wait(page, lambda: page.keyboard.press('Control+y'))
-    assert (pixels(page) == after).all()
+    assert same(pixels(page), after)
 
 def test_every_tool_changes_the_ids_that_it_should(page, tmp_path):
     ids = np.zeros((256, 256), np.uint8)

@@ -190,11 +190,13 @@ class Paint {
     if (n >= this.asked) this.asked = 0
     this.push()
     if (rest) return this.tell(`Drawing … ${Math.ceil(100*rest/this.map.data.length)} % to go`)
-    if (this.asked || this.todo || this.down) return
+    if (!this.asked && !this.todo && !this.down) this.drawn()
+  }
+  drawn() {
     const ms = this.since && Math.round(performance.now() - this.since)
     this.since = 0
     this.tell(ms ? `Drawn in ${ms} ms` : 'Drawn')
-    if (ms) this.root.dataset.ms = ms
+    this.root.dataset.ms = ms
     this.root.dataset.drawn = +(this.root.dataset.drawn || 0) + 1
   }
 
@@ -348,7 +350,10 @@ class Paint {
     if (tool === 'line') { const old = map.back(); map.box = null; this.changed(join(old, map.stroke(...down, x, y, this.size, this.id))); map.grow(old || map.box) }
     this.last = [x, y]
   }
-  finish() { this.down = null; this.since = performance.now(); this.map.end(); this.push() }
+  finish() {
+    this.down = null; this.since = performance.now(); this.map.end(); this.push()
+    if (!this.asked) this.drawn()      // all of it was answered while the brush moved
+  }
   changed(box) { if (box) { this.paint(box); this.todo = join(this.todo, box); this.push() } }
   push() {   // one patch is on its way at a time; what comes meanwhile goes together
     if (this.asked || !this.todo) return
