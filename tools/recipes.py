@@ -4,13 +4,15 @@ a study that was stopped goes on where it was.
 
 python tools/recipes.py --out runs/recipes --minutes 3 --seeds 3         # train and judge: recipes.csv
 python tools/recipes.py --out runs/recipes --report nbs/course/more      # table, and a picture of the built-in land"""
-import shutil
+import shutil, time
 from functools import partial
+from itertools import islice
 from pathlib import Path
 import numpy as np, torch
 from fastai.vision.all import FuncSplitter, Image, set_seed
 from spade_fastai.all import *
-from spade_fastai.metrics import diversity, drawn_pairs, features, fit_segmenter, likeness, obey
+from spade_fastai.core import plain
+from spade_fastai.metrics import diversity, drawn_pairs, features, fit_segmenter, judged, likeness, obey
 from spade_fastai.nets.frozen import FrozenCritic
 from study import ProcessorMinutes, append, as_bytes, begin, held_back, options, rows, strip
 
@@ -134,11 +136,43 @@ def report(o, n:int=6):
         with torch.no_grad(): columns[name.replace(', ', ',\n')] = as_bytes(gen(masks), n)
     strip(columns, o.report.parents[1]/'images'/'recipes.jpg')
 
+def eyes(o, n:int=120, every:int=30):
+    "How soon a critic on frozen features names the classes of real pictures, and one from nothing: mIoU and seconds"
+    for data in o.sets or DATA:
+        dls, kw = loaders(data, o), dict(nf=8)
+        critics = {'from nothing': partial(SegmentationCritic, mults=(2, 4, 8, 8), **kw),
+                   'frozen eyes': partial(FrozenCritic, **kw),
+                   'frozen eyes, zoom=2': partial(FrozenCritic, zoom=2, **kw)}
+        for name, make in critics.items():
+            set_seed(0)
+            print(data, name, lessons(make(dls.n_classes), dls, n, every), flush=True)
+
+class Named(torch.nn.Module):
+    "A critic as a segmenter: the logits of the classes"
+    def __init__(self, critic): super().__init__(); self.critic = critic
+    def forward(self, x): return self.critic(x)[0][-1][:, 1:]
+
+def lessons(critic, dls, n, every) -> list:
+    "(mIoU, seconds) before, and after each `every` of `n` batches"
+    opt, batches = torch.optim.Adam(critic.parameters(), 2e-3, (0., .99)), (b for _ in range(n) for b in dls.train)
+    held, spent, out = list(zip(*((plain(a), plain(b)) for a, b in islice(dls.valid, 40)), strict=True)), 0, []
+    named = Named(critic)
+    for i in range(n + 1):
+        if i % every == 0:
+            right = judged(named, torch.cat(held[1]), torch.cat(held[0]), dls.n_classes)
+            out.append((round(right.miou, 3), round(spent, 1)))
+        begin, (mask, picture) = time.process_time(), map(plain, next(batches))
+        SegmentationLoss().crit_real(critic(picture), mask).backward()
+        opt.step(); opt.zero_grad()
+        spent += time.process_time() - begin
+    return out
+
 if __name__ == '__main__':
     p = options(__doc__, 'runs/recipes', 3, seeds=3)
     p.add_argument('--data', type=Path, help='folder with camvid/ and landcover/')
     p.add_argument('--sets', nargs='*', choices=list(DATA))
     p.add_argument('--only', nargs='*', choices=list(RECIPES))
+    p.add_argument('--eyes', action='store_true', help='train critics alone, on real pictures')
     p.add_argument('--report', type=Path, help='write table and picture into this folder; nothing is trained')
     o = begin(p)
-    report(o) if o.report else run(o)
+    eyes(o) if o.eyes else report(o) if o.report else run(o)

@@ -7,9 +7,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/frozen.html.md"""
 # %% auto #0
 __all__ = ['FrozenCritic']
 
-# %% ../../nbs/lib/nets/14_frozen.ipynb #c535c6c9fa6
+# %% ../../nbs/lib/nets/14_frozen.ipynb #c336094609f
 from functools import partial
-from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,83 +18,91 @@ from .spectral import *
 from .oasis import CriticBlk, halves_fit
 from .lite0 import *
 
-# %% ../../nbs/lib/nets/14_frozen.ipynb #cb089d6a455
+# %% ../../nbs/lib/nets/14_frozen.ipynb #c6cd9c5bce9
 class RandomConv(nn.Module):
-    "A convolution without bias whose weights are drawn once and never learn: [B,ni,H,W] to [B,nf,H,W]"
-    def __init__(self, ni:int, nf:int, ks:int):
+    "A 1×1 convolution without bias whose weights are drawn once and never learn: [B,ni,H,W] to [B,nf,H,W]"
+    def __init__(self, ni:int, nf:int):
         super().__init__()
-        self.register_buffer('weight', nn.init.kaiming_normal_(torch.empty(nf, ni, ks, ks), nonlinearity='linear'))
-    def forward(self, x): return F.conv2d(x, self.weight, padding=self.weight.shape[-1]//2)
+        self.register_buffer('weight', nn.init.kaiming_normal_(torch.empty(nf, ni, 1, 1), nonlinearity='linear'))
+    def forward(self, x): return F.conv2d(x, self.weight)
 
-class RandomMix(nn.Module):
-    "Maps, fine to coarse and each half as large, mixed across channels and sizes (Sauer et al. 2021, Sec. 3.2)"
-    def __init__(self,
-        channels,   # of the maps, fine to coarse
-        widths,     # of the mixtures, fine to coarse
-    ):
+class Even(nn.Module):
+    "Each channel with the mean and the deviation that the first pictures have, to 0 and 1"
+    def __init__(self, ni:int):
         super().__init__()
-        self.across = nn.ModuleList(RandomConv(ni, nf, 1) for ni, nf in zip(channels, widths, strict=True))
-        self.upward = nn.ModuleList(RandomConv(coarse, fine, 3) for fine, coarse in pairwise(widths))
+        self.register_buffer('mean', torch.zeros(ni, 1, 1))
+        self.register_buffer('deviation', torch.zeros(ni, 1, 1))        # 0: nothing was seen yet
+        self.ready = False
 
-    def forward(self, maps:list) -> list:
-        mixed = [self.across[-1](maps[-1])]                              # the coarsest has none below it
-        for i in reversed(range(len(maps) - 1)):
-            below = F.interpolate(self.upward[i](mixed[0]), scale_factor=2., mode='nearest')
-            mixed.insert(0, self.across[i](maps[i]) + below)
-        return mixed
+    @torch.no_grad()
+    def look(self, x:Tensor):
+        if not self.deviation.any():                                    # not loaded from a file, either
+            self.mean.copy_(x.mean((0, 2, 3))[:, None, None])
+            self.deviation.copy_(x.std((0, 2, 3))[:, None, None] + 1e-3)
+        self.ready = True
 
-# %% ../../nbs/lib/nets/14_frozen.ipynb #c94aa759c9c
+    def forward(self, x):
+        if not self.ready: self.look(x.detach())
+        return (x - self.mean)/self.deviation
+
+# %% ../../nbs/lib/nets/14_frozen.ipynb #c4c420f8795
 class FrozenView(nn.Module):
-    "What a frozen network sees of pictures [B,3,H,W] in [-1,1], mixed: a map a size, fine to coarse"
+    "What a frozen network sees of pictures [B,3,H,W] in [-1,1], even and mixed: a map a size, fine to coarse"
     def __init__(self,
         load,          # makes the frozen network, with a method `maps`: each half as large
-        widths,        # of the mixtures, fine to coarse
-        scale:float,   # of the maps, so that their deviation is about 1
+        widths,        # channels of the mixtures, fine to coarse
+        zoom:int,      # 1, or 2: pictures are twice as large when it sees them
     ):
         super().__init__()
-        self.load, self.scale = load, scale
+        if zoom not in (1, 2): raise ValueError(f"zoom={zoom} must be 1 or 2")
+        self.load, self.zoom = load, zoom
         self._net = []                  # in a list: no submodule, so never trained, saved or counted
         size = 2**(len(widths) + 1)
-        maps = self.maps(torch.zeros(1, 3, size, size))
-        if len(maps) != len(widths):
-            raise ValueError(f"the frozen network gives {len(maps)} maps, but there are {len(widths)} `mults`")
-        self.mix = RandomMix([o.shape[1] for o in maps], widths)
+        channels = [o.shape[1] for o in self.maps(torch.zeros(1, 3, size, size))]
+        if len(channels) != len(widths):
+            raise ValueError(f"the frozen network gives {len(channels)} maps, but there are {len(widths)} `mults`")
+        self.even = nn.ModuleList(map(Even, channels))
+        self.mix = nn.ModuleList(map(RandomConv, channels, widths))
 
     def maps(self, image:Tensor) -> list:
         "The network's own maps; it is loaded on first use"
         if not self._net: self._net.append(self.load().requires_grad_(False).eval())
-        return self._net[0].to(image.device).maps(image.float())
+        image = image.float()
+        if self.zoom > 1: image = F.interpolate(image, scale_factor=self.zoom, mode='bilinear', align_corners=False)
+        return self._net[0].to(image.device).maps(image)
 
-    def forward(self, image): return self.mix([o.to(image)*self.scale for o in self.maps(image)])
+    def forward(self, image):
+        return [mix(even(o.to(image))) for o, even, mix in zip(self.maps(image), self.even, self.mix, strict=True)]
     def __getstate__(self): return {**self.__dict__, '_net': []}
 
-# %% ../../nbs/lib/nets/14_frozen.ipynb #cc6ad5cc4f3
+# %% ../../nbs/lib/nets/14_frozen.ipynb #cdabd17e3fb
 @remember_args
 class FrozenCritic(nn.Module):
     "Picture [B,3,H,W] to one scale of layers, the last logits [B,n_classes+1,H,W], by what a frozen network sees"
     def __init__(self,
         n_classes:int,                # ids are 0..n_classes-1
         nf:int=64,                    # unit of width
-        mults:tuple=(1, 2, 4, 8, 8),  # widths of the mixtures in units of `nf`, fine to coarse
+        mults:tuple=(2, 3, 5, 8, 8),  # widths of the mixtures in units of `nf`, fine to coarse
         load=lite0,                   # makes the frozen network, with a method `maps`: as many, each half as large
-        scale:float=1/8,              # of its maps, so that their deviation is about 1
+        zoom:int=1,                   # 2: pictures are twice as large when it sees them
         encode=OneHot,                # called with `n_classes`: which ids a mask may have
         weight_norm=spectral,         # wraps the convolutions of the blocks
     ):
         super().__init__()
         self.n_classes, self.encode = n_classes, encode(n_classes)
         back = [int(nf*m) for m in (*reversed(mults), 1)]                # coarse to fine
-        self.view = FrozenView(load, back[-2::-1], scale)
+        self.view = FrozenView(load, back[-2::-1], zoom)
         seen, double = [back[0], *(2*o for o in back[1:-1])], nn.Upsample(scale_factor=2)   # from side and below
         block = partial(CriticBlk, weight_norm=weight_norm)
         self.ups = nn.ModuleList(block(a, b, before=double) for a, b in zip(seen, back[1:], strict=True))
+        if zoom == 2: self.ups[-1].before = nn.Identity()                # the finest map is as large as the picture
         self.fine = block(nf + 3, nf)                                    # with the picture beside it
         self.last = nn.Conv2d(nf, n_classes + 1, 1)
         init_weights(self, gain=1)
 
     def fits(self, size):
         "Raises ValueError unless pictures of (height, width) `size` can be halved as often as need be"
-        halves_fit(size, len(self.ups))
+        halves_fit(size, len(self.ups) + 1 - self.view.zoom)
 
     def forward(self,
         image:Tensor,    # [B,3,H,W] in [-1,1]
