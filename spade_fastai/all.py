@@ -57,6 +57,8 @@ from .train.oasis import *
 from .train.warp import *
 from .drawing import *
 from .saving import *
+from .metrics import *
+from .score import *
 from .learner import *
 from .baselines import *
 from .apps.singan import load_singan, paper_singan, patch_distance, quick_singan, singan_learner
@@ -64,7 +66,6 @@ from .apps.flight import World, flight_learner, fly
 from .apps.augment import augment
 from .apps.paint import paint
 from .official import *
-from .metrics import *
 
 # Insides, and words that a student wants for her own variables, stay in their rooms: `presets.sean`, `augment.cutout`
 for _name in ('brightness contrast saturation translate cutout small modern clade inade sean PILStyleMask region_means '

@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/learner.html.md"""
 __all__ = ['tiny', 'small', 'paper', 'presets', 'oasis', 'tiny_oasis', 'clade', 'inade', 'tiny_clade', 'tiny_inade',
            'SpadeLearner', 'spade_learner', 'sean', 'tiny_sean']
 
-# %% ../nbs/lib/04_learner.ipynb #c87fe655303
+# %% ../nbs/lib/04_learner.ipynb #c088fa44ab5
 import warnings
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ from .train.oasis import *
 from .fast.switch import *
 from .drawing import *
 from .saving import *
+from .score import *
+from .score import Score, score_learner
 
 # %% ../nbs/lib/04_learner.ipynb #08931101
 tiny = dict(
@@ -101,7 +103,7 @@ presets.update(
     frozen      = {**oasis, 'critic_class': FrozenCritic},
     tiny_frozen = {**tiny_oasis, 'critic_class': FrozenCritic, 'critic': dict(nf=8), 'generator': tiny['generator']})
 
-# %% ../nbs/lib/04_learner.ipynb #c936335507
+# %% ../nbs/lib/04_learner.ipynb #c3cde63e484
 class SpadeLearner(GANLearner):
     "A `GANLearner` that reads masks as its data are read: draws, saves and predicts"
     @property
@@ -123,6 +125,10 @@ class SpadeLearner(GANLearner):
     def save_spade(self, path, **extra) -> Path:
         "Write all networks, their configuration and the classes into one safetensors file"
         return save_spade(self.model, path, self.drawer.reader, **extra)
+    @delegates(score_learner, but=['learn'])
+    def score(self, **kwargs) -> Score:
+        "Is it any good? Held-back masks drawn and judged by all measures, beside real pictures, with the protocol"
+        return score_learner(self, **kwargs)
     @delegates(Learner.predict)
     def predict(self, item, **kwargs):
         "As `Learner.predict`: the decoded picture, again, and as the network gave it"

@@ -12,7 +12,8 @@ import numpy as np, torch
 from fastai.vision.all import FuncSplitter, Image, set_seed
 from spade_fastai.all import *
 from spade_fastai.core import plain
-from spade_fastai.metrics import diversity, drawn_pairs, features, fit_segmenter, judged, likeness, obey
+from spade_fastai.metrics import diversity, drawn_pairs, fit_segmenter, judged, likeness, obey
+from spade_fastai.spaces import lite0_space
 from spade_fastai.nets.frozen import FrozenCritic
 from study import ProcessorMinutes, append, as_bytes, begin, held_back, options, rows, strip
 
@@ -106,7 +107,7 @@ def judge(data, learn, seed, o) -> dict:
     masks, real, fake = drawn_pairs(learn, learn.dls.valid, 200, seed)
     _, _, other = drawn_pairs(learn, learn.dls.valid, 200, seed + 1)
     said = obey(segmenter(data, learn, o), masks, real, fake, learn.model.generator.n_classes)
-    reals, fakes, others = (features(x) for x in (real, fake, other))
+    reals, fakes, others = (lite0_space()(x) for x in (real, fake, other))
     like = likeness(reals, fakes)
     far = diversity(fakes, others)/float((reals[:-1] - reals[1:]).norm(dim=1).mean())
     res = dict(miou_fake=said['fake'], miou_real=said['real'], obey=said['ratio'], kid=like['kid'],

@@ -7,15 +7,17 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/options.html.md"""
 # %% auto #0
 __all__ = ['TrainOptions']
 
-# %% ../../nbs/commands/03_options.ipynb #c1438166910
+# %% ../../nbs/commands/03_options.ipynb #c34aaa6abd3
 import json, math, os, re, shutil
 from dataclasses import asdict, dataclass, fields, replace
 import torch
 from fastcore.all import Path, store_true
+from ..spaces import as_space
+from ..texture import RINGS
 from ..learner import *
 from .terminal import can_hold, check_number, check_places, check_text
 
-# %% ../../nbs/commands/03_options.ipynb #c0b9e56f707
+# %% ../../nbs/commands/03_options.ipynb #c0ef869c3cd
 @dataclass
 class TrainOptions:
     "Train SPADE on built-in land cover, or on a folder of masks and images, and leave pictures, weights and a report"
@@ -37,6 +39,7 @@ class TrainOptions:
     cure:store_true=False  # load a folder that has errors as `spade-check` proposes
     tiles:int=1000         # tiles of the built-in land cover
     workers:int=0          # processes that load pictures
+    score:store_true=False # judge the network at the end by all measures: a table, some minutes more
     resume:str=None        # folder of a run that was ended before its time: go on with it; it knows its options
 
 # %% ../../nbs/commands/03_options.ipynb #c1758624508
@@ -101,7 +104,7 @@ def _check_together(o):
         raise ValueError(f"--tiles {o.tiles} are too few for one batch of {o.bs}; make at least "
                          f"{math.ceil(o.bs*10/9) + 1}")
 
-# %% ../../nbs/commands/03_options.ipynb #c1560844192
+# %% ../../nbs/commands/03_options.ipynb #cd7528f56f9
 def _device(wanted) -> str:
     "A device that computes"
     device = str(wanted or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -110,17 +113,24 @@ def _device(wanted) -> str:
     if works: return device
     raise ValueError(f"--device {device} cannot be used ({why:.200}); pass --device cpu")
 
+def _check_score(o):
+    "Raises ValueError or ImportError where what `--score` needs is not there"
+    if o.size < 2*RINGS:
+        raise ValueError(f"--score looks at textures, and --size {o.size} is too small for that; pass {2*RINGS}")
+    as_space()
+
 def settled(o:TrainOptions) -> TrainOptions:
     "`o` with device and minutes filled in; options that cannot work raise ValueError"
     _check_each(o); _check_together(o)
     device = _device(o.device)
     if o.resume is None: can_hold(o.out)
+    if o.score: _check_score(o)
     _check_room(o, device)
     minutes = 3.8 if o.minutes is None and o.epochs is None else o.minutes
     return replace(o, device=device, minutes=minutes)
 
-# %% ../../nbs/commands/03_options.ipynb #c2127642108
-MAY_DIFFER = {'device', 'resume', 'out'}
+# %% ../../nbs/commands/03_options.ipynb #cc5ebfa92d6
+MAY_DIFFER = {'device', 'resume', 'out', 'score'}
 
 def noted(o:TrainOptions) -> dict:
     "`o` as `config.json` holds it"
@@ -135,12 +145,12 @@ def _told(folder) -> tuple:
                                 "run")
     try:
         config = json.loads(file.read_text(encoding='utf-8'))
-        told = {k: config['command'][k] for k in {f.name for f in fields(TrainOptions)} - {'resume'}}
+        told = {k: config['command'][k] for k in {f.name for f in fields(TrainOptions)} - {'resume', 'score'}}
     except (ValueError, LookupError, TypeError) as e:
         raise ValueError(f"--resume {folder}: {file} does not hold the options of a run; start a new one") from e
     return told, config.get('planned_epochs')
 
-# %% ../../nbs/commands/03_options.ipynb #c198f33f8ca
+# %% ../../nbs/commands/03_options.ipynb #c5a9b493627
 def _finished(folder):
     "Raises ValueError for a run that has nothing left to do"
     file = Path(folder)/'report.json'
@@ -163,4 +173,5 @@ def resumed(**given) -> tuple:
             raise ValueError(f"--{k} {given[k]} contradicts the run in {folder}, which has {told[k]}; leave it away, "
                              "or start a new run without --resume")
     _finished(folder)
-    return replace(TrainOptions(**told), resume=str(folder), device=given.get('device', told['device'])), epochs
+    mine = dict(device=given.get('device', told['device']), score=given.get('score', False))
+    return replace(TrainOptions(**told), resume=str(folder), **mine), epochs

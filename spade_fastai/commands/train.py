@@ -272,6 +272,20 @@ def leave_results(
     _say(report, out)
     return out
 
+# %% ../../nbs/commands/04_train.ipynb #cbdfdab5245
+def leave_score(
+    learn,      # trained learner
+    out:Path,   # folder with its report
+    seed:int,   # of noise and segmenters
+):
+    "Judge `learn`; add the score to report.json in `out`, write it as score.txt, and print it"
+    if not len(learn.dls.valid): return print("no score: there are no held-back pictures to judge")
+    score = learn.score(seed=seed)
+    report = json.loads((out/'report.json').read_text(encoding='utf-8'))
+    write_json(out/'report.json', dict(report, score=score.to_dict()))
+    with whole_file(out/'score.txt') as f: f.write_text(f'{score}\n', encoding='utf-8')
+    print(f'\n{score}')
+
 # %% ../../nbs/commands/04_train.ipynb #c3137588082
 class Keeper(Checkpoint):
     "A `Checkpoint` in folder `out` that also keeps the weights, and takes no more than half a percent of the time"
@@ -362,7 +376,7 @@ def _learner(o, dls) -> SpadeLearner:
           f"{o.size} pixels; preset {o.preset} on {o.device}")
     return spade_learner(dls, presets[o.preset], sample_grid=None, cbs=EMA())
 
-# %% ../../nbs/commands/04_train.ipynb #c2791648911
+# %% ../../nbs/commands/04_train.ipynb #c1ec1ffe376
 def _fitted(learn, o, epochs) -> dict:
     "Trains; gives what is known of the run"
     out = learn.path
@@ -378,7 +392,9 @@ def _run(learn, o, epochs, start) -> Path:
     "Trains, leaves results, and clears what only a run that goes on needs"
     run = _fitted(learn, o, epochs)
     out = leave_results(learn, learn.path, noted(o), dict(run, seconds_total=time.time() - start))
-    if run['stopped'] in (None, 'by time'): shutil.rmtree(out/'checkpoint', ignore_errors=True)
+    if run['stopped'] in (None, 'by time'):
+        shutil.rmtree(out/'checkpoint', ignore_errors=True)
+        if o.score: leave_score(learn, out, o.seed)
     return out
 
 # %% ../../nbs/commands/04_train.ipynb #c3729964642
