@@ -25,7 +25,7 @@ from .spaces import as_space
 from .texture import *
 from .texture import class_spectrum, texture
 
-# %% ../nbs/lib/03d_score.ipynb #cbc24df51ad
+# %% ../nbs/lib/03d_score.ipynb #c5cd2c66bb9
 MEASURES = dict(obey='mIoU of a segmenter', tstr='mIoU after training on them', colour='nearest colour is right',
                 texture='dB off the real spectra', kid='kernel distance', fid='Fréchet distance',
                 diversity='between two draws', memory='share of near copies')
@@ -33,6 +33,13 @@ MEASURES = dict(obey='mIoU of a segmenter', tstr='mIoU after training on them', 
 def _cell(x, digits=3) -> str:
     return '-' if x is None or np.isnan(x) else f'{x:.1f}' if abs(x) >= 100 else f'{x:.{digits}f}'
 
+def _in_columns(rows) -> list:
+    "Lines of text; the first and the last column to the left"
+    wide = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    fit = lambda i, o: o.ljust(wide[i]) if i in (0, len(wide) - 1) else o.rjust(wide[i])
+    return ['  '.join(fit(i, o) for i, o in enumerate(r)).rstrip() for r in rows]
+
+# %% ../nbs/lib/03d_score.ipynb #cf97777ee7b
 @dataclass
 class Score:
     "Measures of fakes beside those of real pictures, and the protocol without which they mean nothing"
@@ -51,12 +58,8 @@ class Score:
         return rows
 
     def __str__(self) -> str:
-        rows = self.table()
-        wide = [max(len(r[i]) for r in rows) for i in range(5)]
-        fit = lambda i, o: o.ljust(wide[i]) if i in (0, 4) else o.rjust(wide[i])
-        out = ['  '.join(fit(i, o) for i, o in enumerate(r)).rstrip() for r in rows]
-        return '\n'.join([*out, '', *(f'{k}: {v}' for k, v in self.protocol.items()),
-                          *(f'Note: {o}' for o in self.warnings)])
+        said = [f'{k}: {v}' for k, v in self.protocol.items()]
+        return '\n'.join([*_in_columns(self.table()), '', *said, *(f'Note: {o}' for o in self.warnings)])
 
     def __repr__(self): return str(self)
 
