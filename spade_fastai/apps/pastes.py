@@ -124,7 +124,7 @@ def check_want(
         raise ValueError(f"the wanted shares ({said}) sum up to {sum(want.values()):g}; other classes need a tenth of "
                          "the land, so ask for .9 or less")
 
-# %% ../../nbs/lib/apps/05_pastes.ipynb #c30aa6da038
+# %% ../../nbs/lib/apps/05_pastes.ipynb #cbe659342b1
 def pasted(
     masks:np.ndarray,          # [N,H,W]
     pieces:list,               # of `Piece`
@@ -137,18 +137,18 @@ def pasted(
     "Masks with pieces pasted until the classes of `want` have their shares"
     masks, n = masks.copy(), np.zeros(len(masks), int)
     pictures = None if pictures is None else pictures.copy()
-    for c, share in want.items():
-        mine, total = [o for o in pieces if o.id == c], 0
-        for i in range(len(masks)):
-            there = total + (masks[i] == c).sum()
-            for _ in range(most if mine else 0):
-                if there >= share*(i + 1)*masks[i].size: break
-                piece = changed(mine[rng.integers(len(mine))], rng)
+    of, total = {c: [o for o in pieces if o.id == c] for c in want}, dict.fromkeys(want, 0)
+    for i in range(len(masks)):
+        lacks = lambda c, i=i: total[c] + (masks[i] == c).sum() < want[c]*(i + 1)*masks[i].size
+        for _ in range(most):
+            if not (short := [c for c in want if of[c] and lacks(c)]): break
+            for c in short:
+                piece = changed(of[c][rng.integers(len(of[c]))], rng)
                 masks[i], new = paste(masks[i], piece, *place_for(masks[i], piece, rng),
                                       None if pictures is None else pictures[i])
                 if new is not None: pictures[i] = new
-                n[i], there = n[i] + 1, total + (masks[i] == c).sum()
-            total = there
+                n[i] += 1
+        for c in want: total[c] += (masks[i] == c).sum()
     _reached(masks, want, codes)
     return masks, pictures, n
 

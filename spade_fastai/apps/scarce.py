@@ -105,12 +105,12 @@ def _grids(dls, most):
         return Grid(chip.h, chip.w, (a, b, float(c), d, e, float(f)), g.crs)
     return [grid(items[i]) for i in spread(len(items), most)]
 
-# %% ../../nbs/lib/apps/05b_scarce.ipynb #c5c77a1abb2
+# %% ../../nbs/lib/apps/05b_scarce.ipynb #c7f3c1d0507
 def _split(path, size, valid_pct, seed, names, **kwargs):
     "`DataLoaders` of a folder: as its folders say, or split by area"
     if len(names[0]) == 2:
         return SpadeDataLoaders.from_folder(path, masks=names[0], images=names[1], size=size, bs=1, **kwargs)
-    place = AtRandom(weigh=None)
+    place = OnGrid()
     folders = [Path(path)/o[0] for o in names]
     return SpadeDataLoaders.from_scenes(folders[1], folders[0], size=size, bs=1, place=place, device='cpu', seed=seed,
                                         split=BlockSplit(valid_pct), **kwargs)

@@ -7,21 +7,22 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/augment.html.md"""
 # %% auto #0
 __all__ = ['AugmentOptions', 'main']
 
-# %% ../../nbs/commands/08_augment.ipynb #ced50e880cd
+# %% ../../nbs/commands/08_augment.ipynb #c9af532d56a
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from fastcore.all import Param, store_true
+from fastcore.all import store_true
 from ..apps.augment import augment
 from ..apps.scarce import read_pairs
 from .terminal import can_hold, check_number, check_text, run_command, shown, typed
 from .options import ignored
 
-# %% ../../nbs/commands/08_augment.ipynb #cc52ac9a0a6
+# %% ../../nbs/commands/08_augment.ipynb #cc81f990cb7
 @dataclass
 class AugmentOptions:
     "Draw pairs where a class is rare, measure whether a segmenter gains by them, and leave both in a folder"
-    path:Param('folder of masks and images; default: built-in land', str, opt=False, nargs='?', default=None)=None
+    # folder of masks and images; `--path` may be left away where it comes first; default: built-in land
+    path:str=None
     out:str='augmented'    # folder for the results, new or empty
     rare:str=None          # names of the rare classes: road,water
     want:str=None          # shares of the pixels of the new masks: road=.2,water=.1; default: .1 for a rare class
@@ -106,8 +107,10 @@ def augment_as_told(o:AugmentOptions):
     print(f"look at {Path(o.out)/'report.md'} and {Path(o.out)/'pictures.png'}; pairs are in {Path(o.out)/'pairs'}")
     return found
 
-# %% ../../nbs/commands/08_augment.ipynb #cf25883774a
+# %% ../../nbs/commands/08_augment.ipynb #ce18b6084da
 def main(argv=None):
     "Entry point of the command `spade-augment`"
+    argv = [str(o) for o in (sys.argv[1:] if argv is None else argv)]
+    if argv and argv[0] and not argv[0].startswith('-'): argv = ['--path', *argv]      # the folder
     options = typed(AugmentOptions, 'spade-augment', argv)
     run_command('spade-augment', lambda: augment_as_told(settled(AugmentOptions(**options))))
