@@ -1,5 +1,5 @@
 """`augment` and `spade-augment`: the whole job in seconds, its rules by hand, and what it refuses before it trains"""
-import csv, json, os, subprocess, sys
+import csv, json, os, signal, subprocess, sys
 import numpy as np, pytest, torch
 from importlib.util import find_spec
 from PIL import Image
@@ -197,3 +197,14 @@ def test_the_command(tmp_path):
     again = run(path, '--rare', 'Roads', *quick)
     assert again.returncode == 1 and again.stderr.startswith('spade-augment: there is something in out')
     assert 'Traceback' not in again.stderr and len(again.stderr.splitlines()) == 1
+
+def test_ctrl_c_ends_it_in_one_line(tmp_path):
+    cmd = [sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.commands.augment import main; main()']
+    path = make_landcover(tmp_path/'land', n=8, size=32)
+    run = subprocess.Popen([*cmd, str(path), '--rare', 'Roads', '--size', '32', '--minutes', '60'], cwd=tmp_path,
+                           stderr=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    while 'training a generator' not in (line := run.stderr.readline()) and line: pass
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=120)[1]
+    assert run.returncode == 1 and 'spade-augment: stopped by Ctrl-C; no pair was drawn yet' in said
+    assert 'Traceback' not in said
