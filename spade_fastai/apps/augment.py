@@ -30,7 +30,7 @@ from .scarce import (Pairs, cut_class, draw_pictures, land_pairs, pairs_of_dls, 
                                       train_generator)
 from .handover import as_learner, save_onnx, save_pair, to_uint8
 
-# %% ../../nbs/lib/apps/05d_augment.ipynb #c28710a2089
+# %% ../../nbs/lib/apps/05d_augment.ipynb #ccfb25deb71
 @dataclass
 class AugmentPlan:
     "How much of what"
@@ -44,7 +44,7 @@ class AugmentPlan:
     turn:bool=True        # whether up and right may be exchanged with down and left, as from above
     form:str='png'        # of the pairs: 'png' or 'tif'
 
-SECONDS = dict(generator=.19, segmenter=.09)       # one batch of eight pictures of 64×64, on one or two cores
+SECONDS = dict(generator=.25, segmenter=.11)       # one batch of eight pictures of 64×64 on two cores, with reserve
 
 def batches(plan:AugmentPlan, size, seeds:int) -> dict:
     "Batches for the generator (a third of the time), and for each of 4·`seeds` segmenters"
