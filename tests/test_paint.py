@@ -1,6 +1,7 @@
 "The page of spade-paint in a real browser, and its server against nonsense and crowds"
-import asyncio, os, random, shutil, subprocess, sys, urllib.error, urllib.request
+import asyncio, os, random, shutil, subprocess, sys, threading, urllib.error, urllib.request
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -30,6 +31,7 @@ def model(tmp_path_factory):
     gen = SPADEGenerator(4, nf=8, mults=(2, 2, 1), ups=(1, 1), norm=partial(SPADE, hidden=8),
                          start=partial(MapFieldStart, nz=4))
     for p in gen.parameters(): torch.nn.init.normal_(p, 0, .07)
+    for _ in range(20): gen.train()(torch.randint(0, 4, (4, 32, 32)))                 # its norms settle
     gan = GAN(gen.eval(), MultiscaleDiscriminator(3 + 4, nf=4, n_layers=2))
     return save_spade(gan, tmp_path_factory.mktemp('paint')/'toy.safetensors', MaskReader(CODES))
 
@@ -277,3 +279,28 @@ def test_nobody_is_shut_out(page):
     page.add_script_tag(path=axe)
     found = page.evaluate('axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 120))]))')
     assert not found, found
+
+def test_without_a_server_and_without_a_connection(browser, model, tmp_path):
+    "The static page, by ONNX Runtime Web, where it is there: SPADE_ORT is the unpacked package onnxruntime-web"
+    if not (runtime := os.environ.get('SPADE_ORT')):
+        pytest.skip('needs onnxruntime-web: set SPADE_ORT to its folder (npm pack onnxruntime-web)')
+    from spade_fastai.apps.page import paint_page
+    drawer = load_spade(model, fast=False)
+    paint_page(drawer, tmp_path/'page', runtime)
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=tmp_path/'page'))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f'http://127.0.0.1:{server.server_address[1]}/')
+    page.wait_for_selector('#paint[data-drawn]', timeout=60000)
+    context.set_offline(True), server.shutdown()
+    before, mask = pixels(page), pixels(page, 'Mask')
+    for key in '12':                           # one of the two is another class than what lies there
+        page.keyboard.press(key), wait(page, lambda: drag(page, (100, 100), (130, 120)))
+    rows, cols = np.argwhere((pixels(page) != before).any(-1)).T
+    halo = drawer.halo
+    assert (pixels(page, 'Mask') != mask).any()
+    assert rows.min() >= 92 - halo and rows.max() <= 128 + halo and cols.min() >= 92 - halo and cols.max() <= 138 + halo
+    context.close()
