@@ -53,7 +53,8 @@ def talk(url, do, **kw):
     "`do(ws)` with an open socket, in a loop of its own"
     from websockets.asyncio.client import connect
     async def go():
-        async with connect(url.replace('http', 'ws') + 'ws', max_size=None, max_queue=None, **kw) as ws: return await do(ws)
+        kw.update(max_size=None, max_queue=None)
+        async with connect(url.replace('http', 'ws') + 'ws', **kw) as ws: return await do(ws)
     return asyncio.run(go())
 
 async def answers(ws, *messages, until=lambda head: head['is'] in ('error', 'picture') and not head.get('left')):
