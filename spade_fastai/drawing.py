@@ -30,7 +30,7 @@ from .nets.encoder import *
 from .train.callbacks import fresh_seed, random_state_kept
 
 # %% ../nbs/lib/02_drawing.ipynb #c571351740
-def _pair(size) -> tuple:
+def height_width(size) -> tuple:
     "(height, width) of a size in whole pixels, one number for a square"
     try: h, w = size if is_listy(size) else (size, size)
     except ValueError: raise ValueError(f"size={size!r} must be (height, width), or one number for a square") from None
@@ -48,21 +48,21 @@ def drawn_ids(
     if n_ids is not None and isinstance(mask, (str, Path)) and int(ids.max()) >= n_ids:
         raise ValueError(f"mask {mask} has id {int(ids.max())}; the network knows 0..{n_ids-1}; "
                          "change these pixels, or read the mask by the `MaskReader` of the training data")
-    return ids if size is None else resize_nearest(ids, _pair(size))
+    return ids if size is None else resize_nearest(ids, height_width(size))
 
 def _instance_ids(instance, size) -> Tensor:
     ids = torch.from_numpy(np.array(InstanceReader().encodes(instance), dtype=np.int64))
-    return ids if size is None else resize_nearest(ids, _pair(size))
+    return ids if size is None else resize_nearest(ids, height_width(size))
 
 def _float_maps(maps, size=None, device=None) -> dict:
     "[1,C,h,w] float maps by name, of one map or a dict of them"
     if not isinstance(maps, dict): maps = {getattr(maps, 'name', 'map'): maps}
     number = lambda v: plain(v) if isinstance(v, Tensor) else torch.from_numpy(np.array(v))
     maps = {k: number(v).to(device, torch.float32)[None] for k, v in maps.items()}
-    return maps if size is None else {k: resize_nearest(v, _pair(size)) for k, v in maps.items()}
+    return maps if size is None else {k: resize_nearest(v, height_width(size)) for k, v in maps.items()}
 
 # %% ../nbs/lib/02_drawing.ipynb #c3948527636
-def _rng(seed=None) -> torch.Generator:
+def own_rng(seed=None) -> torch.Generator:
     "Random numbers of one's own, by `seed` or another each time; those of training stay as they are"
     return torch.Generator().manual_seed(fresh_seed() if seed is None else whole('seed', seed, 0, 2**63 - 1))
 
@@ -89,7 +89,7 @@ def style_z(
     picture = _style_picture(style).to(next(encoder.parameters()).device)
     with torch.no_grad(): z, terms = in_eval(encoder)(picture, cond)
     if seed is None or 'mu' not in terms or 'logvar' not in terms: return z      # the style itself
-    return reparameterize(terms['mu'], terms['logvar'], _rng(seed))
+    return reparameterize(terms['mu'], terms['logvar'], own_rng(seed))
 
 # %% ../nbs/lib/02_drawing.ipynb #c2553249392
 def checked_z(
@@ -118,11 +118,18 @@ def _nth(i:int, n:int, z=None, seed=None, style=None, instance=None, maps=None) 
     "What belongs to the `i`-th of a list of `n` masks"
     if z is not None and len(z) not in (1, n): raise ValueError(f"{n} masks but {len(z)} z; give one, or one for each")
     z = z if z is None or len(z) == 1 else z[i:i+1]
-    style = style[i] if is_listy(style) and not isinstance(style, tuple) else style
-    maps = maps if maps is None or isinstance(maps, dict) else maps[i]
-    return dict(z=z, seed=None if seed is None else seed + i, style=style, maps=maps,
-                instance=None if instance is None else instance[i])
+    style = one_of(i, n, 'style', style) if is_listy(style) and not isinstance(style, tuple) else style
+    maps = maps if maps is None or isinstance(maps, dict) else one_of(i, n, 'maps', maps)
+    return dict(z=z, seed=None if seed is None else (seed + i) % 2**63, style=style, maps=maps,
+                instance=None if instance is None else one_of(i, n, 'instance', instance))
 
+def one_of(i:int, n:int, name:str, values):
+    "`values[i]` of one for each of `n` masks"
+    if hasattr(values, '__len__') and len(values) == n: return values[i]
+    many = f'{len(values)} `{name}`' if hasattr(values, '__len__') else f'`{name}` is a {type(values).__name__}'
+    raise ValueError(f"{n} masks but {many}; give a list of one for each mask")
+
+# %% ../nbs/lib/02_drawing.ipynb #cd26a4031f1
 def _class_id(o, codes, n_ids:int) -> int:
     "The id of a class by its name or by itself"
     if isinstance(o, str) and o in codes: return codes.index(o)
@@ -165,7 +172,7 @@ def drawn_z(
     complete = getattr(encoder, 'complete', None)                        # of an encoder by regions
     if isinstance(style, dict): return region_styles(generator, style, ids, reader, encoder)
     if style is None and complete: return encoder.mean[None]
-    if style is None: return generator.draw_z(1, tuple(ids.shape), _rng(seed))
+    if style is None: return generator.draw_z(1, tuple(ids.shape), own_rng(seed))
     z = _read_style(generator, style, ids, reader, encoder, seed)
     return z if complete is None else complete(z)
 
@@ -180,7 +187,7 @@ def check_weights(generator:nn.Module):
 
 def drawn(generator, ids, z, given:dict, seed=None) -> Tensor:
     "What `generator` draws for [H,W] ids, [3,H,W]"
-    more, rng = {k: v for k, v in given.items() if v is not None}, _rng(seed)
+    more, rng = {k: v for k, v in given.items() if v is not None}, own_rng(seed)
     try:
         with torch.no_grad(), chance_kept(generator, rng), noise_from(rng):
             pic = in_eval(generator)(ids[None], z, **more)[0]
@@ -228,6 +235,7 @@ def generate(
     reader, encoder = reader or getattr(generator, 'reader', None), encoder or getattr(generator, 'encoder', None)
     if seed is not None: seed = whole('seed', seed, 0, 2**63 - 1)
     if is_listy(mask):
+        mask = list(mask)
         each = [_nth(i, len(mask), z, seed, style, instance, maps) for i in range(len(mask))]
         kw = dict(reader=reader, encoder=encoder, size=size)
         return [generate(generator, m, **kw, **o) for m, o in zip(mask, each, strict=True)]
@@ -241,7 +249,7 @@ def generate(
     if not ours: z = checked_z(z, generator, tuple(ids.shape))
     pic = drawn(generator, ids, z, given, seed)
     asked = {k for k, v in given.items() if v is not None}
-    if not ours and style is None and generator.draw_z(1, tuple(ids.shape), _rng(0)) is None: asked.add('z')
+    if not ours and style is None and generator.draw_z(1, tuple(ids.shape), own_rng(0)) is None: asked.add('z')
     if asked: warn_of_unseen(generator, ids, z, given, pic, asked, seed)
     return as_picture(pic)
 

@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/guards.html.md"""
 __all__ = []
 
 # %% ../nbs/lib/00b_guards.ipynb #c377a4a330f
-import operator, os
+import inspect, operator, os
 from pathlib import Path
 from types import MethodType
 import torch
@@ -41,6 +41,40 @@ def amount(name:str, x) -> float:
     except (TypeError, ValueError): n = -1.
     if 0 <= n < float('inf'): return n
     raise ValueError(f"{name}={x!r} must be a finite number, 0 or more")
+
+def number(name:str, x) -> float:
+    "`x` as a float; raises ValueError unless it is a finite number"
+    try: n = float(x) if not isinstance(x, (str, bytes, bool)) else float('nan')
+    except (TypeError, ValueError): n = float('nan')
+    if abs(n) < float('inf'): return n
+    raise ValueError(f"{name}={x!r} must be a finite number")
+
+def share(name:str, x) -> float:
+    "`x` as a float; raises ValueError unless it is a number from 0 to 1"
+    if 0 <= (n := number(name, x)) <= 1: return n
+    raise ValueError(f"{name}={x!r} must be a share from 0 to 1")
+
+def sides(name:str, x, least:int=1) -> tuple:
+    "(height, width) of a pair, or of one number for a square; raises ValueError unless both are whole, `least` or more"
+    pair = tuple(x) if isinstance(x, (tuple, list)) or type(x).__name__ in ('L', 'ndarray') and len(x) else (x, x)
+    if len(pair) == 2: return tuple(whole(name, o, least, 2**15) for o in pair)
+    raise ValueError(f"{name}={x!r} must be one whole number, or (height, width)")
+
+# %% ../nbs/lib/00b_guards.ipynb #c2e7a8b2e91
+def takes(
+    what:str,   # what errors call the part
+    f,          # a module, or a function
+    *args:str,  # names of what it will be given, by position
+):
+    "`f`; raises ValueError unless it can be called with so many arguments"
+    if not callable(f): raise ValueError(f"{what} {f!r} cannot be called; it must take ({', '.join(args)})")
+    try: takes = inspect.signature(f.forward if isinstance(f, nn.Module) else f)
+    except (TypeError, ValueError): return f                                          # it does not say
+    try: takes.bind(*args)
+    except TypeError as e:
+        raise ValueError(f"{what} {type(f).__name__} will be called with ({', '.join(args)}), but takes {takes} ({e}); "
+                         "change its `forward`") from None
+    return f
 
 # %% ../nbs/lib/00b_guards.ipynb #cbd6d0ad1d9
 def file_path(path) -> Path:

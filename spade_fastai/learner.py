@@ -18,7 +18,7 @@ from fastai.vision.all import Learner
 from fastcore.all import AttrDict, L, delegates
 from .core import *
 from .core import plain
-from .guards import in_eval, not_finite
+from .guards import in_eval, not_finite, takes
 from .data.check.report import *
 from .nets.norms import *
 from .nets.starts import *
@@ -202,6 +202,14 @@ def _check_inputs(inputs:Inputs, generator:nn.Module, encoder:nn.Module=None):
         raise ValueError("the generator has a channel of instance edges, but the batches have no map of instances; "
                          "pass `instances=` to the DataLoaders")
 
+def _check_calls(generator:nn.Module, critic:nn.Module, encoder:nn.Module|None, inputs:Inputs):
+    "Raise ValueError unless the networks can be called as they will be"
+    takes('the generator', generator, 'mask')
+    if lost := [o for o in ('encode', 'fits', 'draw_z') if not hasattr(generator, o)]:
+        raise ValueError(f"the generator {type(generator).__name__} has no `{lost[0]}`; a `GrowingGenerator` has it")
+    takes('the critic', critic, 'image', 'mask', *(['instance'] if inputs.instance is not None else []))
+    if encoder is not None: takes('the encoder', encoder, 'picture', 'cond')
+
 def _check_batch_norm(bs:int, generator:nn.Module):
     "Raise ValueError where the statistics of a batch would be those of one picture"
     if bs < 2 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in generator.modules()):
@@ -333,6 +341,7 @@ def spade_learner(
     quick_check(dls)
     inputs, image = _first_batch(dls)
     nets = _networks(n_classes, inputs, getattr(dls, 'ignore', None) is not None, preset, generator, critic, encoder)
+    _check_calls(*nets, inputs)
     generator, critic, encoder = (faster(o, on=fast) if o is not None else None for o in nets)
     _check_pictures(inputs.mask, image), _check_inputs(inputs, generator, encoder), _check_batch_norm(dls.bs, generator)
     generator.fits(tuple(inputs.mask.shape[-2:]))

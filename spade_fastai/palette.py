@@ -63,6 +63,16 @@ LANDCOVER_COLORS = ('1b1b1b 2267a7 89d4e9 0b5837 a8b420 d9f08b e4955f d5311e a6a
 def as_numpy(ids): return ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
 
 # %% ../nbs/lib/01_palette.ipynb #c3996605819
+def _bytes(colors) -> np.ndarray:
+    "[n,3] uint8; raises ValueError for numbers that are no colours"
+    try: found = np.array([list(o) for o in colors])
+    except (TypeError, ValueError): found = None
+    if found is not None and not len(found): return np.zeros((0, 3), np.uint8)
+    good = found is not None and found.ndim == 2 and found.shape[1] == 3 and found.dtype.kind in 'uif'
+    if good and ((found >= 0) & (found <= 255) & (found % 1 == 0)).all(): return found.astype(np.uint8)
+    raise ValueError("colours must be [n,3], one a class, in whole numbers from 0 to 255")
+
+# %% ../nbs/lib/01_palette.ipynb #cb77b608772
 class Palette:
     "Class names with their colours: paints masks and makes legends"
     dontcare = (128, 128, 128)
@@ -73,7 +83,7 @@ class Palette:
         self.codes = [str(o) for o in codes]
         if colors is None and self.codes == LANDCOVER_CODES: colors = [bytes.fromhex(o) for o in LANDCOVER_COLORS]
         if colors is None: colors = distinct_colors(len(self.codes))
-        self.colors = np.array([list(o) for o in colors], dtype=np.uint8)
+        self.colors = _bytes(colors)
         if len(self.colors) != len(self.codes):
             raise ValueError(f"{len(self.codes)} class names but {len(self.colors)} colours; give one colour a class")
 

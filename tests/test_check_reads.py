@@ -1,5 +1,5 @@
 "`check_masks` sees what the reader sees: what `from_folder` reads is clean, and one bad file is one finding"
-import hashlib, io, os, warnings
+import hashlib, io, os, re, warnings
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
@@ -509,6 +509,28 @@ def test_a_name_that_two_pairs_have_is_no_name(skip, tmp_path):
     with pytest.raises(MaskError, match=says): SpadeItemList.from_pairs(pairs, path=p).leave_out(skip)
     save(p/'north/labels/alone.png', ids.astype(np.uint8)), save(p/'north/images/alone.png', ids.astype(np.uint8))
     assert check(p, **one, skip='alone').n_pairs == 6                              # one pair has that name
+
+@pytest.mark.odd
+@pytest.mark.parametrize('skip', ['9.png', 'south/labels/1.tif', 'south', ['south/labels/1.png', '\x1b[1m']])
+def test_a_name_that_leaves_nothing_out_is_named(skip, tmp_path):
+    p = twins(tmp_path/'d')
+    one = dict(masks='*/labels/*.png', images='*/images/*.png')
+    two = dict(masks=('north/labels', 'south/labels'), images=('north/images', 'south/images'))
+    pairs = [(p/f'{o}/labels/{i}.png', p/f'{o}/images/{i}.png') for o in ('north', 'south') for i in range(3)]
+    said = f"`skip=` names {[skip, skip[-1]][isinstance(skip, list)]!r}, but no mask or image is called so"
+    for where in (one, two):
+        with pytest.warns(UserWarning, match=re.escape(said)):
+            dls = SpadeDataLoaders.from_folder(p, **where, skip=skip, size=32, bs=1)
+        report = check(p, **where, skip=skip)
+        assert said in [o.text for o in report.findings if o.level == 'warning'][0]
+        assert report.loads and not report.clean
+        assert len(dls.train_ds) + len(dls.valid_ds) == report.n_pairs == 6 - isinstance(skip, list)
+    with pytest.warns(UserWarning, match=re.escape(said)): SpadeItemList.from_pairs(pairs, path=p).leave_out(skip)
+
+def test_a_name_with_umlauts_in_two_spellings(tmp_path):
+    p = folder(tmp_path/'d', grey(0, 1)[ids], n=3, codes__txt='a\nb')
+    for o in ('labels', 'images'): (p/f'{o}/1.png').rename(p/f'{o}/Ko\u0308ln.png')            # as macOS writes it
+    assert len(check(p, skip='K\u00f6ln.png').sentence.run().train_ds) == 1
 
 def test_a_finding_about_images_names_images(tmp_path):
     p = folder(tmp_path/'d', grey(0, 1)[ids], n=5, codes__txt='a\nb')

@@ -1,15 +1,19 @@
 "Arguments that make no sense, of the learner and of what it is made of: each is named, with its value, before training"
 import warnings
 from functools import partial
+import numpy as np
 import pytest, torch
 from torch import nn
 from spade_fastai.core import OneHot
 from spade_fastai.data.landcover import make_landcover
 from spade_fastai.data.items import SpadeDataLoaders
+from spade_fastai.data.readers import MaskReader
 from spade_fastai.drawing import generate
 from spade_fastai.learner import spade_learner
 from spade_fastai.nets.clade import CLADEICPE
-from spade_fastai.nets.starts import MapNoiseStart
+from spade_fastai.nets.starts import MapNoiseStart, MapStart, NoiseStart
+from spade_fastai.train.switchers import AdaptiveGANSwitcher, FixedGANSwitcher
+from spade_fastai.apps.singan import InTurn
 from spade_fastai.nets.norms import SPADE
 from spade_fastai.official import load_official, save_official
 from spade_fastai.nets.generator import SPADEGenerator
@@ -101,3 +105,83 @@ def test_what_is_looked_at(name, make):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         for _ in range(2): generate(gen, MASK, **{name: EXTRA[name]})
+
+# Parts that cannot be called as they will be
+
+class Sizeless(nn.Module):
+    def forward(self, cond, size, z): return z
+
+NOT = 'but takes'
+@pytest.mark.odd
+@pytest.mark.parametrize('args, said', [
+    (gen(norm=lambda nf, encode: nn.BatchNorm2d(nf)), ['the norm BatchNorm2d will be called with (x, cond)', NOT]),
+    (gen(norm=lambda nf, encode: 'batch'), ["the norm 'batch' cannot be called"]),
+    (gen(start=lambda nf, encode: nn.Linear(3, nf)), ['the start Linear will be called with (cond, size, z)']),
+    (gen(start=lambda nf, encode: Sizeless()), ['the start Sizeless must have `size`']),
+    (dict(critic=nn.Linear(3, 3)), ['the critic Linear will be called with (image, mask)']),
+    (dict(encoder=nn.Linear(3, 3)), ['the encoder Linear will be called with (picture, cond)']),
+    (dict(generator=nn.Linear(3, 3)), ['the generator Linear has no `encode`'])])
+def test_of_parts_of_ones_own(dls, args, said):
+    with pytest.raises(ValueError) as e: spade_learner(dls, **{**dict(preset=TOY, sample_grid=None), **args})
+    assert all(o in str(e.value) for o in said)
+
+@pytest.mark.odd
+@pytest.mark.parametrize('size', [(4,), (4, 4, 4), 4, '44', (0, 4), (4., 4), (4, None)])
+@pytest.mark.parametrize('start', [MapStart, MapNoiseStart, NoiseStart])
+def test_of_starts(start, size):
+    with pytest.raises(ValueError, match='size='): start(8, OneHot(3), size=size)
+
+@pytest.mark.odd
+@pytest.mark.parametrize('make', [partial(FixedGANSwitcher, 0), partial(FixedGANSwitcher, 1.5), partial(InTurn, '1'),
+    partial(InTurn, 1, -1), partial(AdaptiveGANSwitcher, float('nan')), partial(AdaptiveGANSwitcher, None, '1')])
+def test_of_turns(make):
+    with pytest.raises(ValueError, match='n_crit=|n_gen=|gen_thresh=|crit_thresh='): make()
+
+# What one reads of masks
+
+AB, LIST = ['a', 'b'], 'must be a list of names'
+@pytest.mark.odd
+@pytest.mark.parametrize('args, said', [
+    (dict(codes=['a', 'b', 'a']), "`codes` calls two classes 'a'"), (dict(codes=['a', 'a ']), "two classes 'a'"),
+    (dict(codes=[1, '1']), "two classes '1'"), (dict(codes={'a', 'b'}), LIST), (dict(codes={0: 'a'}), LIST),
+    (dict(codes=b'ab'), LIST), (dict(codes=3), LIST), (dict(codes=['a', '']), "`codes` has '' for class 1"),
+    (dict(codes=['a', None]), '`codes` has None for class 1'), (dict(codes=[['a'], 'b']), "`codes` has ['a']"),
+    (dict(codes=[True, False]), '`codes` has True for class 0'), (dict(codes=[]), '`codes` is empty'),
+    (dict(codes=AB, table=[(0, 0, 0)]), '`table=[(0, 0, 0)]` must be a dictionary'),
+    (dict(codes=AB, table={}), '`table={}` must be a dictionary'),
+    (dict(codes=AB, table={(0, 0): 0}), '`table` has (0, 0): 0'),
+    (dict(codes=AB, table={(0, 0, 256): 0}), '`table` has (0, 0, 256): 0'),
+    (dict(codes=AB, table={(0, 0, .5): 0}), '`table` has (0, 0, 0.5): 0'),
+    (dict(codes=AB, table={'#000000': 0}), "`table` has '#000000': 0"),
+    (dict(codes=AB, table={(0, 0, 0): 'a'}), "`table` has (0, 0, 0): 'a'"),
+    (dict(codes=AB, ids=['a', 'b']), "`ids=['a', 'b']` must be a dictionary"),
+    (dict(codes=AB, ids={}), '`ids={}` must be a dictionary'), (dict(ids=3), 'say what the classes are called'),
+    (dict(codes=AB, ignore='255'), "`ignore='255'` must be a whole number"),
+    (dict(codes=AB, ignore=[1.5]), '`ignore=[1.5]` must be a whole number'),
+    (dict(codes=AB, ignore=float('nan')), '`ignore=nan` must be a whole number'),
+    (dict(codes=AB, tolerance=-1), 'tolerance=-1 must be a whole number, 0 or more'),
+    (dict(codes=AB, tolerance=.5), 'tolerance=0.5 must'), (dict(codes=AB, tolerance=None), 'tolerance=None must')])
+def test_of_a_mask_reader(args, said):
+    with pytest.raises(ValueError) as e: MaskReader(**args)
+    assert said in str(e.value)
+
+def test_names_and_numbers_that_can_be_right():
+    assert MaskReader(np.array(['a', ' b ', 3], dtype=object)).codes == ['a', 'b', '3']
+    assert MaskReader(o for o in 'ab').codes == ['a', 'b']
+    reader = MaskReader(AB, {(np.uint8(255), 0, 0): np.int64(1), (0, 0, 0): 0}, ignore=np.array([7.]), ids={1.: ' b '})
+    assert (reader.table, reader.ignore, reader.ids) == ({(255, 0, 0): 1, (0, 0, 0): 0}, [7], {1: 1})
+    assert MaskReader(ids={1: ' road', 2: 'sea'}).codes == ['road', 'sea']
+
+# A list of masks, and one thing for each
+
+@pytest.mark.odd
+@pytest.mark.parametrize('more, said', [
+    (dict(z=torch.zeros(3, 4)), '2 masks but 3 z'), (dict(style=[torch.zeros(4)]*3), '2 masks but 3 `style`'),
+    (dict(style=[torch.zeros(4)]), '2 masks but 1 `style`'), (dict(instance=[MASK]), '2 masks but 1 `instance`'),
+    (dict(instance=[MASK]*3), '2 masks but 3 `instance`'), (dict(maps=[MASK]*3), '2 masks but 3 `maps`'),
+    (dict(instance=3), '2 masks but `instance` is a int')])
+def test_one_for_each_mask(more, said):
+    g = net(start=partial(MapNoiseStart, nz=4))
+    with pytest.raises(ValueError) as e: generate(g, [MASK, MASK], **more)
+    assert said in str(e.value)
+    assert len(generate(g, (o for o in [MASK, MASK]), seed=1)) == 2

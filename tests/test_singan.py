@@ -274,3 +274,41 @@ def test_patch_distance_by_hand():
 
 def test_turns(): assert InTurn(2, 1).turns() == ('critic', 'critic', 'generator')
 def test_callback_is_there(learned): assert any(isinstance(o, ScaleByScale) for o in learned.cbs)
+
+# What cannot be right
+
+@pytest.mark.odd
+@pytest.mark.parametrize('change, said', [
+    (dict(steps=(1, 1, 1)), 'steps=(1, 1, 1) of the preset must be two numbers'),
+    (dict(steps=3), 'steps=3 must be a list'),
+    (dict(steps=(0, 1)), 'steps=0 must'), (dict(steps=(1, 1.5)), 'steps=1.5 must'), (dict(n_iter=0), 'n_iter=0 must'),
+    (dict(n_iter='9'), "n_iter='9' must"), (dict(max_size=None), 'max_size=None must'),
+    (dict(nets=dict(nf=-1)), 'nf=-1'),
+    (dict(nets=dict(width=4)), "nets={'width': 4} of the preset must be"), (dict(pyramid=3), 'pyramid=3 of the preset'),
+    (dict(pyramid=dict(ratio=float('nan'))), 'ratio=nan must'),
+    (dict(pyramid=dict(min_size=13.5)), 'min_size=13.5 must'),
+    (dict(extra=1), 'a preset of SinGAN is a dict with the keys'), (dict(lr=-1), 'lr=-1 must'),
+    (dict(lr='1'), "lr='1'")])
+def test_presets_that_cannot_be_right(change, said):
+    with pytest.raises(ValueError) as e: fit(singan_learner(two_fields(half()), half(), {**FEW, **change}), 1)
+    assert said in str(e.value)
+
+@pytest.mark.odd
+@pytest.mark.parametrize('args, said', [
+    (dict(n=0), 'n=0 must'), (dict(n=-1), 'n=-1 must'), (dict(n='2'), "n='2' must"), (dict(size=0), 'size=0 must'),
+    (dict(size='40'), "size='40' must"), (dict(size=(40,)), 'must be (height, width)'), (dict(size=30.5), 'size=30.5'),
+    (dict(seed=-1), 'seed=-1 must'), (dict(seed='a'), "seed='a' must"), (dict(from_scale='1'), "from_scale='1' must"),
+    (dict(from_scale=True), 'from_scale=True must'), (dict(from_scale=-1), 'from_scale=-1 must')])
+def test_samples_that_cannot_be_right(learned, args, said):
+    with pytest.raises(ValueError) as e: learned.sample(**args)
+    assert said in str(e.value)
+
+@pytest.mark.odd
+@pytest.mark.parametrize('factor', [1, -2, float('nan'), float('inf'), '2', None])
+def test_factors_that_cannot_be_right(learned, factor):
+    with pytest.raises(ValueError, match='factor='): learned.upscale(factor)
+
+def test_a_sample_leaves_the_random_state(learned):
+    before = torch.get_rng_state()
+    learned.sample(), learned.upscale(1.5), learned.paint(two_fields(half()))
+    assert before.equal(torch.get_rng_state())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
 from ..nets.norms import *
-from ..guards import in_eval
+from ..guards import in_eval, number, whole
 
 # %% ../../nbs/lib/apps/00_pyramid.ipynb #c3065901740
 PATCH = 11   # height and width that five 3×3 convolutions see
@@ -37,7 +37,9 @@ def pyramid_sizes(
 ) -> tuple:           # (height, width) of each scale, the coarsest first
     "Sizes of the pyramid of a picture; the ratio is bent a little, so that the coarsest has `min_size` exactly"
     short = min(size)
-    if not 0 < ratio < 1: raise ValueError(f"ratio={ratio} of a scale to the next finer one must be between 0 and 1")
+    whole('min_size', min_size)
+    if not 0 < number('ratio', ratio) < 1:
+        raise ValueError(f"ratio={ratio} of a scale to the next finer one must be between 0 and 1")
     if min_size < PATCH: raise ValueError(f"min_size={min_size} is less than a patch has; take at least {PATCH}")
     if short < min_size:
         raise ValueError(f"a picture of {size[0]}×{size[1]} pixels is too small for a pyramid whose coarsest scale has "

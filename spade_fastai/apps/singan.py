@@ -29,8 +29,8 @@ from ..train.penalties import slopes
 from ..train.switchers import *
 from ..train.step import *
 from ..train.gan import *
-from ..guards import in_eval
-from ..drawing import drawn_ids
+from ..guards import amount, in_eval, listed, number, whole
+from ..drawing import drawn_ids, height_width, own_rng
 from ..saving import *
 from .pyramid import *
 from .pyramid import resized
@@ -65,7 +65,8 @@ class SinGAN(GAN):
 
 class InTurn(GANSwitcher):
     "`n_crit` steps of the critic, then `n_gen` of the generator, on each batch"
-    def __init__(self, n_crit:int=3, n_gen:int=3): self.n_crit, self.n_gen = n_crit, n_gen
+    def __init__(self, n_crit:int=3, n_gen:int=3):
+        self.n_crit, self.n_gen = whole('n_crit', n_crit), whole('n_gen', n_gen)
     def turns(self): return ('critic',)*self.n_crit + ('generator',)*self.n_gen
 
 class ScaleByScale(Callback):
@@ -107,7 +108,7 @@ def ids_of(
     mask=None,             # [H,W] class ids: file, PIL picture, array or tensor; by default that of the picture
 ) -> Tensor:               # [1,H,W] int64
     "The mask of a picture to come; raises ValueError where `gen` cannot draw it"
-    size = (size, size) if isinstance(size, int) else size
+    size = None if size is None else height_width(size)
     if mask is None: ids = resize_nearest(gen.ids, size or gen.sizes[gen.scale])
     elif gen.n_classes == 1: raise ValueError("this picture was learned without a mask, so it cannot follow one; pass "
                                               "`mask=` to `singan_learner`, or leave it out here")
@@ -133,15 +134,15 @@ class Sampler:
     ):                     # a `PILImage`, or a list of `n`
         "Draw pictures with the patches of the one that was learned"
         ids = ids_of(self.generator, size, mask)
-        rng = None if seed is None else torch.Generator().manual_seed(seed)
-        x = self.generator.picture if from_scale else None
-        pics = [self._grown(ids, x, from_scale, rng) for _ in range(n or 1)]
+        rng, many = own_rng(seed), 1 if n is None else whole('n', n)
+        x = self.generator.picture if whole('from_scale', from_scale, 0) else None
+        pics = [self._grown(ids, x, from_scale, rng) for _ in range(many)]
         return pics[0] if n is None else pics
 
     def _grown(self, ids:Tensor, x, first:int, rng) -> PILImage:
         "`x` enters at scale `first`, as coarse as the scale before has it"
         gen, size = self.generator, ids.shape[-2:]
-        if not (x is not None) <= first <= gen.scale:
+        if not (x is not None) <= whole('from_scale', first, 0) <= gen.scale:
             raise ValueError(f"from_scale={first}: a picture enters at scale 1 (coarse, much is invented) to "
                              f"{gen.scale} (fine, hardly anything is)")
         if x is not None: x = resized(x.to(gen.amps), gen.size_at(first - 1, size))
@@ -154,6 +155,7 @@ def pasted(new:PILImage, old:PILImage, where, feather:float) -> PILImage:
     if where.shape != (old.height, old.width):
         raise ValueError(f"`where` has {'×'.join(map(str, where.shape))} pixels, the picture {old.height}×{old.width}; "
                          "give [H,W], true or false for each pixel of the picture")
+    amount('feather', feather)
     share = ndimage.gaussian_filter(ndimage.grey_dilation(where*1., size=2*round(feather) + 1), feather)[..., None]
     return PILImage.create((share*np.array(new) + (1 - share)*np.array(old)).round().astype(np.uint8))
 
@@ -167,8 +169,7 @@ class Painter(Sampler):
     ) -> PILImage:
         "Paint to image: the layout of `picture`, the patches of the learned one"
         x = as_tensor(picture)
-        rng = None if seed is None else torch.Generator().manual_seed(seed)
-        return self._grown(ids_of(self.generator, tuple(x.shape[-2:]), mask), x, from_scale, rng)
+        return self._grown(ids_of(self.generator, tuple(x.shape[-2:]), mask), x, from_scale, own_rng(seed))
     def edit(self,
         picture,               # the learned picture after cutting and pasting: file, PIL picture or array
         where=None,            # [H,W] true where it was changed: only there the result is new; None: everywhere
@@ -197,9 +198,10 @@ class OnePicture(Painter):
         seed:int=None,   # of the noise
     ) -> PILImage:
         "The learned picture larger, in steps of the pyramid through its finest scale"
-        if factor <= 1: raise ValueError(f"factor={factor} makes nothing larger; pass a number above 1")
+        if number('factor', factor) <= 1:
+            raise ValueError(f"factor={factor} makes nothing larger; pass a number above 1")
         gen, ids = in_eval(self.generator), ids_of(self.generator)
-        size, rng = ids.shape[-2:], None if seed is None else torch.Generator().manual_seed(seed)
+        size, rng = ids.shape[-2:], own_rng(seed)
         step = size[0]/gen.size_at(max(gen.scale - 1, 0), size)[0] if gen.scale else 4/3
         n, x = max(round(math.log(factor)/math.log(step)), 1), gen.at(gen.scale)[0]
         with torch.no_grad():
@@ -242,6 +244,23 @@ paper_singan = dict(
     pyramid=dict(min_size=25, ratio=.75), max_size=250, nets=dict(nf=32), norm=partial(SPADE, hidden=32),
     n_iter=2000, steps=(3, 3), lr=5e-4)
 
+# %% ../../nbs/lib/apps/01_singan.ipynb #c8ad97a4cd4
+PARTS = dict(pyramid=('min_size', 'ratio'), nets=('nf', 'max_nf', 'encode'))    # of a preset, and what they may say
+
+def check_preset(preset):
+    "Raises ValueError unless `preset` has the keys of `quick_singan`, and values that can be learned with"
+    if not isinstance(preset, dict) or set(preset) != set(quick_singan):
+        raise ValueError(f"a preset of SinGAN is a dict with the keys {', '.join(quick_singan)}, such as "
+                         f"`quick_singan`, not {preset!r}")
+    for k, known in PARTS.items():
+        if not isinstance(preset[k], dict) or set(preset[k]) - set(known):
+            raise ValueError(f"{k}={preset[k]!r} of the preset must be a dict with {', '.join(known)}")
+    for k in ('n_iter', 'max_size'): whole(k, preset[k])
+    for k in {'nf', 'max_nf'} & set(preset['nets']): whole(k, preset['nets'][k])
+    for o in (steps := listed('steps', preset['steps'])): whole('steps', o)
+    if len(steps) != 2: raise ValueError(f"steps={steps} of the preset must be two numbers: of critic and generator")
+
+# %% ../../nbs/lib/apps/01_singan.ipynb #ca0155b72c9
 @delegates(GANLearner.__init__, but='dls generator critic gen_loss_func crit_loss_func encoder augment model'.split())
 def singan_learner(
     picture,                   # to learn: file, PIL picture or array [H,W,3]
@@ -251,8 +270,10 @@ def singan_learner(
     **kwargs
 ) -> SinGANLearner:
     "A learner of one picture: `learn.fit(learn.n_scales)`, then `learn.sample(seed=1)`"
+    check_preset(preset)
     x, ids = picture_and_ids(picture, mask, preset['max_size'])
-    n_classes, norm = n_classes or int(ids.max()) + 1, PlainNorm if mask is None else preset['norm']
+    n_classes = int(ids.max()) + 1 if n_classes is None else whole('n_classes', n_classes)
+    norm = PlainNorm if mask is None else preset['norm']
     sizes, dls = pyramid_sizes(tuple(x.shape[-2:]), **preset['pyramid']), picture_loaders(x, ids, preset['n_iter'])
     gen = SinGANGenerator(sizes, n_classes, norm=norm, **preset['nets'])
     gen.picture.copy_(x), gen.ids.copy_(gen.encode.ids(ids))
@@ -284,6 +305,7 @@ def patch_distance(
 ) -> float:        # root mean square difference in grey levels, 0..255, averaged over patches
     "How far the patches of `picture` are from the nearest ones in `reference`, wherever those lie"
     def patches(o, stride): return F.unfold((as_tensor(o) + 1)*127.5, ks, stride=stride)[0].T
+    whole('ks', ks), whole('stride', stride)
     a, b = patches(picture, stride), patches(reference, 1)
     nearest = torch.cat([torch.cdist(o, b).min(1).values for o in a.split(500)])
     return float(nearest.mean()/(3*ks*ks)**.5)

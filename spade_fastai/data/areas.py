@@ -9,7 +9,8 @@ __all__ = ['BlockSplit', 'SceneSplit']
 
 # %% ../../nbs/lib/data/19_areas.ipynb #c39678342
 import numpy as np
-from fastai.vision.all import L, Path, store_attr
+from fastai.vision.all import L, Path
+from ..guards import amount, share, whole
 from .errors import *
 from .files import first_few
 from .scenes import *
@@ -66,7 +67,10 @@ class BlockSplit:
         valid_pct:float=.1,  # share of the land picked for validation
         block:int=None,      # edge of a block in pixels; default: four chips, or less when there are too few blocks
         margin:int=None,     # pixels between training chips and validation blocks; default: a quarter of a chip
-    ): store_attr()
+    ):
+        self.valid_pct = share('valid_pct', valid_pct)
+        self.block = None if block is None else whole('block', block)
+        self.margin = None if margin is None else amount('margin', margin)
 
     def __call__(self,
         scenes:Scenes,  # that the chips are cut from

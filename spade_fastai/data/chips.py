@@ -11,8 +11,8 @@ __all__ = ['rare_first', 'AtRandom', 'OnGrid', 'TilePairs', 'tile_pairs']
 from copy import copy
 import numpy as np
 import pandas as pd
-from fastai.vision.all import (DataBlock, DataLoaders, FilteredBase, FlipItem, Image, L, PILImage, Transform, delegates,
-    store_attr)
+from fastai.vision.all import (DataBlock, DataLoaders, FilteredBase, FlipItem, Image, L, PILImage, Transform, delegates)
+from ..guards import number, share, sides, whole
 from .errors import *
 from .raster import *
 from .masks import IdMask
@@ -102,7 +102,11 @@ class AtRandom:
         n:int=None,        # chips for training; default: as many as cover the land once
         weigh=rare_first,  # function from counts [n, n_classes] to weights [n]; None: all equal
         step:int=None,     # pixels between the places where chips may begin; default: a quarter of a chip
-    ): store_attr()
+    ):
+        self.weigh = weigh
+        self.n, self.step = (None if o is None else whole(k, o) for k, o in dict(n=n, step=step).items())
+        if weigh is not None and not callable(weigh):
+            raise ValueError(f"weigh={weigh!r} must be a function of counts, such as `rare_first`, or None")
 
     def steps(self, size): return [self.step or max(1, o//4) for o in size]
     def __call__(self,
@@ -122,7 +126,7 @@ class OnGrid:
     def __init__(self,
         overlap:float=0.,  # of a chip with the next one, 0..1
     ):
-        if not 0 <= overlap < 1:
+        if not 0 <= number('overlap', overlap) < 1:
             raise ValueError(f"overlap={overlap} must be at least 0 and less than 1, the share of a chip that the next "
                              "one repeats")
         self.overlap = overlap
@@ -180,7 +184,8 @@ class ChipPool:
         max_nodata:float=.25,       # largest share of NoData and don't-care in a chip; without don't-care it is 0
         seed:int=42,                # of the split and the pick
     ):
-        self.scenes, self.size = scenes, (size, size) if isinstance(size, int) else tuple(size)
+        self.scenes, self.size = scenes, sides('size', size)
+        share('max_nodata', max_nodata), whole('seed', seed, 0)
         self.pool, self.counts = all_chips(scenes, self.size, place.steps(self.size), max_nodata)
         self.train, self.valid = pick_chips(self, place, split, np.random.default_rng(seed))
 
@@ -259,7 +264,7 @@ class TilePairs(ChipPool):
     ) -> DataLoaders:
         "Batches of (mask, image)"
         n = len(self.train)
-        if n < bs and kwargs.get('drop_last', kwargs.get('shuffle', True)):
+        if n < whole('bs', bs) and kwargs.get('drop_last', kwargs.get('shuffle', True)):
             raise ValueError(f"bs={bs}, but only {n} chips are for training, so there is no full batch; pass bs={n} or "
                              f"less, or `place=AtRandom(n={bs})`")
         chips = self.chips(np.concatenate([self.train, self.valid]))

@@ -11,6 +11,7 @@ __all__ = ['open_image', 'ImageReader']
 import numpy as np
 from torch import Tensor
 from fastai.vision.all import Image, PILImage, Path, Transform
+from ..guards import listed, number, whole
 from .errors import *
 from .errors import about
 from .grids import *
@@ -79,6 +80,21 @@ def _pillow_image(fn, name, bands, scale):
     return Image.fromarray(to_rgb(np.asarray(im), name, bands, scale))
 
 # %% ../../nbs/lib/data/09_images.ipynb #c55175649
+def checked_bands(bands):
+    "None, or the numbers of one band or of three; raises ValueError for anything else"
+    if bands is None: return None
+    found = tuple(whole('bands', o, 1, 65535) for o in listed('bands', bands))
+    if len(found) in (1, 3): return found
+    raise ValueError(f"bands={bands!r} must be three whole numbers, counted from one, such as (4,3,2), or one for grey")
+
+def checked_percentiles(percentiles):
+    "None, or two numbers from 0 to 100, the smaller one first; raises ValueError for anything else"
+    if percentiles is None: return None
+    found = tuple(number('percentiles', o) for o in listed('percentiles', percentiles))
+    if len(found) == 2 and 0 <= found[0] < found[1] <= 100: return tuple(percentiles)
+    raise ValueError(f"percentiles={percentiles!r} must be two numbers from 0 to 100, the smaller one first: (2, 98)")
+
+# %% ../../nbs/lib/data/09_images.ipynb #c3904c58d22
 class ImageReader(Transform):
     "Opens the photos of one data set"
     input_types = Path, str, bytes, Tensor, np.ndarray, Image.Image
@@ -88,7 +104,9 @@ class ImageReader(Transform):
         scale=None,        # a `Scale`, if it is known already
     ):
         super().__init__()
-        self.bands, self.percentiles, self.scale = bands, percentiles, scale
+        self.bands, self.percentiles, self.scale = checked_bands(bands), checked_percentiles(percentiles), scale
+        if scale is not None and not callable(scale):
+            raise ValueError(f"scale={scale!r} must be a `Scale`, such as `fit_scale` finds")
 
     def __repr__(self):
         said = dict(bands=self.bands, percentiles=self.percentiles)
@@ -107,6 +125,7 @@ class ImageReader(Transform):
             raise ValueError("the scale of these images is not known: call `fit(files)` of their `ImageReader` first")
         return open_image(o, self.bands, self.scale)
 
+# %% ../../nbs/lib/data/09_images.ipynb #ccada4a46d4
 class _Pixels:
     "A 16-bit PNG or a NumPy file, as `fit_scale` wants a raster"
     def __init__(self, fn, bands):

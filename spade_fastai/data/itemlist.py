@@ -13,6 +13,7 @@ from copy import copy
 import numpy as np
 from fastai.vision.all import (DataBlock, DataLoaders, FilteredBase, FlipItem, Image, ItemTransform, L, Path, Resize,
     TfmdDL, delegates)
+from ..guards import whole
 from .errors import *
 from .files import AlignedMask
 from .layouts import ade20k_pairs, arcgis_pairs, cityscapes_pairs, coco_pairs, layout_doubt
@@ -36,7 +37,7 @@ def _check_steps(il):
 
 def _check_bs(n, bs, shuffle=True, drop_last=None, **kwargs):
     "Raises ValueError if `n` masks make no full batch, and only full ones count"
-    if n < bs and (shuffle if drop_last is None else drop_last):
+    if n < whole('bs', bs) and (shuffle if drop_last is None else drop_last):
         raise ValueError(f"bs={bs}, but only {n} masks are for training, so there is no full batch; pass "
                          f"bs={n} or less, or add data")
 
@@ -129,6 +130,7 @@ class BatchList(PairList):
         share(kwargs, self.dataloaders, also=LOADER_KEYWORDS)
         _check_steps(self)
         _check_bs(len(self.splits[0]), bs, **kwargs)
+        whole('num_workers', num_workers, 0), whole('check', check, 0)
         aligned = self.aligned and [AlignedMask(*o) for o in zip(self.masks, self.images, strict=True)]
         masks = aligned or self.masks
         _check_files(self, masks, check)

@@ -8,6 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/items.html.md"""
 __all__ = ['SpadeDataLoaders', 'SpadeItemList']
 
 # %% ../../nbs/lib/data/22_items.ipynb #c65958062
+import warnings
 from fastai.vision.all import DataLoaders, L, Path, delegates
 from .errors import *
 from .files import first_few
@@ -58,7 +59,7 @@ def folder_pairs(path, masks, images, only_pairs, skip):
     if len(masks) != len(images) or len(masks) > 2:
         raise ValueError(f"`masks={first_few(masks)}` and `images={first_few(images)}` must be one folder each, "
                          f"or two each: (training, validation)")
-    check_skip(path, masks, images, skip)
+    if said := check_skip(path, masks, images, skip)[1]: warnings.warn(said)
     parts = [pairs_in(path, m, i, skip=skip, lonely=only_pairs) for m,i in zip(masks, images, strict=True)]
     return [o[0] for o in parts] if only_pairs else parts
 

@@ -10,6 +10,7 @@ __all__ = []
 # %% ../../nbs/lib/data/01_land.ipynb #d75013e2
 from collections import namedtuple
 import numpy as np
+from ..guards import sides
 from ..palette import *
 
 # %% ../../nbs/lib/data/01_land.ipynb #c25399816
@@ -54,9 +55,9 @@ class Land:
 
 def as_hw(size):
     "(height, width) of `size`, an int or a pair"
-    h,w = (size,size) if np.ndim(size)==0 else size
+    h,w = sides('size', size)
     if min(h,w)<16: raise ValueError(f"size {size} is too small to show land; pass 16 pixels or more a side")
-    return int(h),int(w)
+    return h,w
 
 # %% ../../nbs/lib/data/01_land.ipynb #c38320722
 class Frame:

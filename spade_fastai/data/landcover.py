@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 import numpy as np
 from PIL import Image
+from ..guards import amount, whole
 from ..palette import *
 from .land import Land, as_hw, fields, lay_frame, lay_streets, waters, woods
 from .town import paint, plant, scene_edge, settle, texture
@@ -56,7 +57,7 @@ def make_landcover(
     tints=None, # colours that a class may have, by its name, of which each tile has one
 ) -> Path: # the folder
     "Write `n` tiles: `images/*.png`, `labels/*.png` (class ids), `codes.txt`"
-    if n<1: raise ValueError(f"n={n} tiles make no set; pass 1 or more")
+    whole('n', n), whole('seed', seed, 0), amount('season', season)
     recipe = dict(version=VERSION, n=n, size=list(as_hw(size)), seed=seed) | ({} if season==1 else dict(season=season))
     if tints: recipe |= dict(tints=json.loads(json.dumps(tints)))
     path,names = Path(path), [f'{i:06d}.png' for i in range(n)]

@@ -65,7 +65,9 @@ def ade20k_pairs(
     path, info = Path(path), Path(path)/'objectInfo150.txt'
     if codes is None and info.is_file():
         rows = [o for o in read_text(info).splitlines() if o[:1].isdigit()]
-        codes = [o.split('\t')[-1].split(',')[0].strip() for o in rows]
+        names = [o.split('\t')[-1].strip() for o in rows]
+        codes = [o.split(',')[0].strip() for o in names]
+        codes = [short if codes.count(short) == 1 else name for short,name in zip(codes, names, strict=True)]
     codes = codes or class_file(path) or [f'class {i}' for i in range(1, 151)]
     codes = read_classes(codes).codes if isinstance(codes, (str, Path)) else codes
     parts = [(f'annotations/{o}', f'images/{o}') for o in ('training', 'validation')]

@@ -17,7 +17,7 @@ from .files import first_few, picture_files
 from .classes import read_text, separator_of
 from .images import *
 from .pairs import *
-from .pairs import left_in, names_below, partners
+from .pairs import left_in, lost_names, names_below, partners
 from .headers import check_there
 from .splits import *
 from .splits import row_name, two_parts
@@ -163,6 +163,7 @@ class PairList(SplitList):
         "The list without the named pairs: named by path below `path` or name of mask or image, with or without ending"
         parts = [o for o in (self.masks, self.images) if o is not None]
         units = list(zip(*parts, strict=True))
+        if said := lost_names(units, names, self.path)[1]: warnings.warn(said)
         left = set(left_in(units, names, self.path))
         return _only(self, [i for i,u in enumerate(units) if u in left])
 

@@ -174,6 +174,18 @@ def _names_of(o, path):
     both = lambda o: (o.as_posix(), o.with_suffix('').as_posix())
     return {str(o), *both(at)}, {x for end in ends for x in both(end)}
 
+def _composed(name): return unicodedata.normalize('NFC', str(name))      # ö as one letter, however it was written
+def _skipped(skip): return {_composed(o).replace('\\', '/') for o in L(skip)}
+
+def _named_in(units, skip, path) -> tuple:
+    "{name: units with a file of that path}, and the same by ends of paths, for the names in `skip`"
+    exact, bare = defaultdict(set), defaultdict(set)
+    for u in units:
+        for names in (_names_of(o, Path(path)) for o in u):
+            for found,which in zip((exact, bare), names, strict=True):
+                for x in {*map(_composed, which)} & skip: found[x].add(u)
+    return exact, bare
+
 def left_in(
     units,      # tuples of files that belong together
     skip,       # what to leave out: paths below `path`, or bare names
@@ -181,13 +193,8 @@ def left_in(
     one=True,   # must a bare name belong to one unit?
 ) -> list:
     "Those of `units` of which no file is named in `skip`"
-    skip = {str(o).replace('\\', '/') for o in L(skip)}
-    exact, bare = defaultdict(set), defaultdict(set)
-    if not skip: return list(units)
-    for u in units:
-        for names in (_names_of(o, Path(path)) for o in u):
-            for found,which in zip((exact, bare), names, strict=True):
-                for x in which & skip: found[x].add(u)
+    if not (skip := _skipped(skip)): return list(units)
+    exact, bare = _named_in(units, skip, path)
     for x in set(bare) - set(exact):
         if one and len(bare[x]) > 1: raise _unclear(x, bare[x], path)
     out = {u for x in skip for u in exact.get(x) or bare.get(x, ())}
@@ -195,10 +202,25 @@ def left_in(
 
 def _unclear(x, units, path):
     "The error about a name that several pairs have"
-    files = sorted(o for u in units for o in u if x in _names_of(o, path)[1])
+    files = sorted(o for u in units for o in u if x in map(_composed, _names_of(o, path)[1]))
     below = [o.relative_to(path).as_posix() if o.is_relative_to(path) else str(o) for o in files]
     return MaskError(f"`skip=` names {x}, but {len(units)} pairs have a file of that name: {first_few(below)}; write "
                      f"the path below {path}, such as {below[0]!r}", 'double', files[0], x)
+
+# %% ../../nbs/lib/data/11_pairs.ipynb #c5dbcb8e685
+def lost_names(
+    units,      # tuples of files that belong together
+    skip,       # what to leave out, as for `left_in`
+    path,       # folder of the data set
+) -> tuple:     # names that no file has; what to say about them, or ''
+    "Which names in `skip` leave nothing out"
+    if not (skip := _skipped(skip)): return [], ''
+    exact, bare = _named_in(units, skip, path)
+    lost = sorted(x for x in skip - {*exact, *bare} if not os.path.isfile(os.path.join(path, x)))
+    if not lost: return [], ''
+    like = f"; files are called {first_few(names_below([o for u in units for o in u]), 2)}" if units else ''
+    return lost, (f"`skip=` names {first_few(map(repr, lost))}, but no mask or image is called so, and nothing is left "
+                  f"out by it{like}")
 
 # %% ../../nbs/lib/data/11_pairs.ipynb #c3633081967
 def named_files(names, files):
@@ -243,13 +265,15 @@ def pairs_in(
     no_lonely(*found, what)
     return found[0]
 
-def check_skip(path, masks, images, skip):
-    "Raises `MaskError` if a name in `skip` belongs to pairs of both parts of a split"
-    if not skip or len(masks) < 2: return
+def check_skip(path, masks, images, skip) -> tuple:
+    "Raises `MaskError` if a name in `skip` belongs to pairs of both parts of a split; gives `lost_names`"
+    if not skip: return [], ''
     parts = [pairs_in(path, m, i, lonely=True) for m,i in zip(masks, images, strict=True)]
     pairs = [p for o in parts for p in o[0]]
     known = {o for p in pairs for o in p}
-    left_in([*pairs, *((o,) for p in parts for o in [*p[1], *p[2]] if o not in known)], skip, path)
+    units = [*pairs, *((o,) for p in parts for o in [*p[1], *p[2]] if o not in known)]
+    left_in(units, skip, path)
+    return lost_names(units, skip, path)
 
 def partners_in(path, masks, instances):
     "Pairs of masks and instance maps, as far as there are any"

@@ -8,13 +8,14 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/data/readers.html.md"""
 __all__ = ['MaskReader', 'PILInstance', 'InstanceReader', 'PILStyle', 'PILStyleMask', 'PILMap', 'MapReader']
 
 # %% ../../nbs/lib/data/13_readers.ipynb #c3536146745
-import inspect
+import inspect, numbers
 from difflib import get_close_matches
 import numpy as np
 from torch import Tensor
 from fastai.vision.all import Image, L, PILImage, Path, Transform, to_np
 from ..core import *
 from ..core import plain
+from ..guards import number, whole
 from ..palette import *
 from .errors import *
 from .errors import about
@@ -22,7 +23,7 @@ from .signatures import in_memory
 from .raster import *
 from .files import AlignedMask, beyond_pillow, file_name, first_few, is_numpy, load_array, opened
 from .classes import *
-from .classes import Classes
+from .classes import Classes, shown
 from .masks import *
 from .masks import class_counts, mask_rows, mask_values
 from .images import *
@@ -31,21 +32,57 @@ from .images import *
 def _codes_of(codes, ids):
     "Class names: those given, else the names in `ids`"
     if codes is None:
-        if not ids: raise MaskError("say what the classes are called: pass `codes=`, or `ids={value: name}`", 'classes')
-        codes = dict.fromkeys(map(str, ids.values()))
-    codes = [str(o) for o in codes]
+        if not isinstance(ids, dict) or not ids:
+            raise MaskError("say what the classes are called: pass `codes=`, or `ids={value: name}`", 'classes')
+        codes = list(dict.fromkeys(map(str, ids.values())))
+    ordered = hasattr(codes, '__iter__') and not isinstance(codes, (str, bytes, dict, set, frozenset))
+    if not ordered: raise MaskError(f"`codes={shown(codes)}` {_LIST_OF_NAMES}, or name a file", 'classes', value=codes)
+    codes = list(codes)
     if not codes: raise MaskError("`codes` is empty; give one name for each class, in the order of the ids", 'classes')
-    return codes
+    names = [str(o).strip() if isinstance(o, (str, numbers.Number)) and not isinstance(o, bool) else '' for o in codes]
+    for i, name in enumerate(names):
+        if not name:
+            raise MaskError(f"`codes` has {shown(codes[i])} for class {i}; {_LIST_OF_NAMES}", 'classes', value=codes[i])
+    if len(at := {n: i for i,n in enumerate(names)}) < len(names):
+        twice = next(n for i,n in enumerate(names) if at[n] != i)
+        msg = f"`codes` calls two classes {twice!r}; give each class a name of its own"
+        raise MaskError(msg, 'double', value=twice)
+    return names
 
-def _whole(o): return isinstance(o, (int, float, np.number)) and float(o).is_integer()
+# %% ../../nbs/lib/data/13_readers.ipynb #c74606a4172
+_LIST_OF_NAMES = "must be a list of names, one for each class, in the order of the ids"
 
+def _whole(o): return isinstance(o, (int, float, np.number)) and not isinstance(o, bool) and float(o).is_integer()
+
+def _table_of(table):
+    "{(r,g,b): id}, in Python's numbers"
+    if table is None: return None
+    if not isinstance(table, dict) or not table:
+        raise MaskError(f"`table={shown(table)}` must be a dictionary {{(r,g,b): class id}}", 'classes', value=table)
+    for c,i in table.items():
+        if not (isinstance(c, tuple) and len(c) == 3 and all(_whole(o) and 0 <= o <= 255 for o in c) and _whole(i)):
+            raise MaskError(f"`table` has {shown(c)}: {shown(i)}; colours are (r,g,b), each 0..255, and belong to a "
+                            f"class id", 'classes', value=(c, i))
+    return {tuple(map(int, c)): int(i) for c,i in table.items()}
+
+def _ignored(ignore):
+    "None, a whole number, or a list of them"
+    one, nums = isinstance(ignore, numbers.Number), list(ignore if isinstance(ignore, np.ndarray) else L(ignore))
+    if not all(map(_whole, nums)):
+        raise MaskError(f"`ignore={shown(ignore)}` must be a whole number, or a list of them", 'classes', value=ignore)
+    return ignore if ignore is None else int(ignore) if one else [int(o) for o in nums]
+
+# %% ../../nbs/lib/data/13_readers.ipynb #c6c105dd53b
 def _class_ids(ids, codes):
     "{value: class id} of {value: name or id}"
-    at, res = {o: i for i,o in reversed([*enumerate(codes)])}, {}              # of equal names the first
+    if not isinstance(ids, dict) or not ids:
+        raise MaskError(f"`ids={shown(ids)}` must be a dictionary {{value in the file: class name or id}}", 'classes',
+                        value=ids)
+    at, res = {o: i for i,o in enumerate(codes)}, {}
     for value,o in ids.items():
         if not _whole(value):
             raise MaskError(f"`ids` has the value {value!r}; values in masks are whole numbers", 'classes', value=value)
-        i = at.get(o) if isinstance(o, str) else o if _whole(o) and 0 <= o < len(codes) else None
+        i = at.get(o.strip()) if isinstance(o, str) else o if _whole(o) and 0 <= o < len(codes) else None
         if i is None:
             msg = f"`ids` says that {value} is {o!r}, but the classes are {first_few(codes, 20)}; add it to the codes"
             raise MaskError(msg, 'classes', value=o)
@@ -74,10 +111,10 @@ class MaskReader(Transform):
     ):
         super().__init__()
         said = read_classes(codes) if isinstance(codes, (str, Path)) else Classes(codes)
-        table, ids = said.table if table is None else table, said.ids if ids is None else ids
-        self.codes, self.table, self.ignore, self.tolerance = _codes_of(said.codes, ids), table, ignore, tolerance
+        table, ids = said.table if table is None else _table_of(table), said.ids if ids is None else ids
+        self.codes, self.table, self.ignore = _codes_of(said.codes, ids), table, _ignored(ignore)
         self.ids = None if ids is None else _class_ids(ids, self.codes)
-        colors = _shown_colors(table, self.codes, ignore)
+        self.tolerance, colors = whole('tolerance', tolerance, 0), _shown_colors(table, self.codes, self.ignore)
         self.palette = Palette(self.codes, said.colors or colors)
     @property
     def n_classes(self) -> int: return len(self.codes)
@@ -91,14 +128,13 @@ class MaskReader(Transform):
     @property
     def settings(self) -> dict:
         "All of this reader, as JSON can hold it; `MaskReader.from_settings` is the way back"
-        pairs = lambda d: None if d is None else [[list(k) if isinstance(k, tuple) else k, int(v)] for k,v in d.items()]
+        pairs = lambda d: d and [[list(k) if isinstance(k, tuple) else k, int(v)] for k,v in d.items()]
         return dict(codes=self.codes, table=pairs(self.table), ignore=self.ignore, ids=pairs(self.ids),
                     tolerance=self.tolerance, colors=self.palette.colors.tolist())
     @classmethod
     def from_settings(cls, d:dict):
         "The reader with these `settings`"
-        table, ids = d.get('table'), d.get('ids')
-        table, ids = table and {tuple(c): i for c,i in table}, ids and dict(ids)
+        table, ids = d.get('table') and {tuple(c): i for c,i in d['table']}, d.get('ids') and dict(d['ids'])
         r = cls(d['codes'], table, d.get('ignore'), ids, d.get('tolerance', 0))
         if d.get('colors'): r.palette = Palette(r.codes, d['colors'])
         return r
@@ -193,7 +229,7 @@ class MapReader(Transform):
         scale:float=1.,    # what values are multiplied by; unsigned numbers of 8 and 16 bits become [0,1] first
     ):
         super().__init__()
-        self.scale = scale
+        self.scale = number('scale', scale)
 
     def encodes(self, o):
         name = f'map {file_name(o)}'

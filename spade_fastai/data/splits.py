@@ -12,6 +12,7 @@ import warnings
 from difflib import get_close_matches
 import torch
 from fastai.vision.all import L, Path, first
+from ..guards import share, whole
 from .errors import *
 from .files import first_few
 from .classes import read_text
@@ -34,8 +35,9 @@ def random_split(
     seed:int=42,         # the same seed holds back the same masks; None: others each time
 ):
     "Hold back a random share"
-    if isinstance(valid_pct, (str, bool)) or not 0 <= valid_pct <= 1:
-        raise ValueError(f"`valid_pct={valid_pct!r}` must be a share from 0 to 1, such as .1")
+    try: share('valid_pct', valid_pct)
+    except ValueError: raise ValueError(f"`valid_pct={valid_pct!r}` must be a share from 0 to 1, such as .1") from None
+    if seed is not None: whole('seed', seed, 0, 2**63 - 1)
     def _split(items):
         rng, masks = torch.Generator(), getattr(items, 'masks', ())
         rng.seed() if seed is None else rng.manual_seed(seed)
@@ -102,6 +104,7 @@ def by_func(
     f,   # mask file to True (hold back) or False
 ):
     "Hold back the masks for which `f` is true"
+    if not callable(f): raise ValueError(f"f={f!r} must be a function of a mask file that says True to hold it back")
     return lambda items: _all_but(len(items), _where(f(o) for o in items.masks))
 
 # %% ../../nbs/lib/data/12_splits.ipynb #c4161589759
@@ -110,6 +113,8 @@ def by_files(
 ):
     "Hold back the named masks"
     one = isinstance(valid, (str, Path))
+    if not one and (isinstance(valid, (bytes, dict)) or not hasattr(valid, '__iter__')):
+        raise ValueError(f"valid={valid!r} must be a list of names of masks, or a text file with one name a line")
     if one and not Path(valid).is_file():
         msg = f"there is no file {valid} with names of masks, one a line; write it or pass a list of names"
         raise MissingFile(msg, file=valid)

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from fastcore.all import is_listy
 from ..core import *
 from ..core import plain
-from ..guards import listed, whole
+from ..guards import listed, takes, whole
 from .norms import *
 from .spectral import *
 from .starts import *
+from .starts import checked_start
 
 # %% ../../nbs/lib/nets/03_generator.ipynb #c77476d1eac
 class SPADEResBlk(nn.Module):
@@ -35,6 +36,7 @@ class SPADEResBlk(nn.Module):
         super().__init__()
         mid = min(ni, nf)
         norm_0, norm_1, norm_s = norm(ni), norm(mid), norm(ni) if ni != nf else None
+        takes('the norm', norm_0, 'x', 'cond')
         seen = lambda n, norm: n + getattr(norm, 'appends', 0)       # channels behind a norm
         self.conv_0 = weight_norm(nn.Conv2d(seen(ni, norm_0), mid, 3, padding=1))
         self.conv_1 = weight_norm(nn.Conv2d(seen(mid, norm_1), nf, 3, padding=1))
@@ -178,7 +180,7 @@ class SPADEGenerator(GrowingGenerator):
         widths = [int(nf*m) for m in mults]
         if min(widths) < 1: raise ValueError(f"nf={nf} times {min(mults)} is less than one channel; raise `nf`")
         self.n_classes, self.scale, self.encode = n_classes, 2**sum(ups), encode(n_classes)
-        self.start = start(widths[0], self.encode)
+        self.start = checked_start(start(widths[0], self.encode))
         norms = list(norm) if is_listy(norm) else [norm]*len(ups)
         if len(norms) != len(ups): raise ValueError(f"{len(norms)} norms for {len(ups)} blocks; pass one, or as many")
         block = lambda ni, no, norm: SPADEResBlk(ni, no, partial(norm, encode=self.encode), weight_norm)

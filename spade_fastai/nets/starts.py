@@ -11,7 +11,21 @@ __all__ = ['MapStart', 'NoiseStart', 'MapNoiseStart', 'MapFieldStart']
 import torch
 from torch import Tensor, nn
 from ..core import *
-from ..guards import whole
+from ..guards import listed, takes, whole
+
+# %% ../../nbs/lib/nets/02_starts.ipynb #c5a7b11e02
+def checked_start(start):
+    "`start`; raises ValueError unless it has the three things that a start has"
+    takes('the start', start, 'cond', 'size', 'z')
+    if hasattr(start, 'size') and hasattr(start, 'z_shape'): return start
+    raise ValueError(f"the start {type(start).__name__} must have `size` (None, or that of the first map) and "
+                     "`z_shape(size)` (the shape of its noise, () for none)")
+
+def fixed_size(size):
+    "None, or (height, width) in whole pixels"
+    if size is None: return None
+    if len(size := listed('size', size)) != 2: raise ValueError(f"size={size!r} must be (height, width)")
+    return tuple(whole('size', o) for o in size)
 
 # %% ../../nbs/lib/nets/02_starts.ipynb #c3b2fa7c2df
 class MapStart(nn.Module):
@@ -22,7 +36,7 @@ class MapStart(nn.Module):
         size:tuple[int, int]=None,       # height and width of the first map, fixed; by default the mask's by `scale`
     ):
         super().__init__()
-        self.size = size and tuple(size)
+        self.size = fixed_size(size)
         self.fc = nn.Conv2d(encode.nc, nf, 3, padding=1)
     @property
     def looks(self) -> int|None: return 1 if self.size is None else None
@@ -39,7 +53,7 @@ class NoiseStart(nn.Module):
         size:tuple[int, int]=(4, 4),    # height and width of the first map, fixed
     ):
         super().__init__()
-        self.nz, self.size, self.nf = whole('nz', nz), tuple(whole('size', o) for o in size), nf
+        self.nz, self.size, self.nf = whole('nz', nz), fixed_size(listed('size', size)), nf
         self.fc = nn.Linear(nz, nf*size[0]*size[1])
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor): return self.fc(z).view(z.shape[0], self.nf, *self.size)
@@ -62,7 +76,7 @@ class MapNoiseStart(nn.Module):
         size:tuple[int, int]=None,       # as in `MapStart`
     ):
         super().__init__()
-        self.nz, self.size = whole('nz', nz), size and tuple(size)
+        self.nz, self.size = whole('nz', nz), fixed_size(size)
         self.fc = nn.Conv2d(encode.nc + nz, nf, 3, padding=1)
     @property
     def looks(self) -> int|None: return 1 if self.size is None else None

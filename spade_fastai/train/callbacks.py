@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from fastai.vision.all import Callback, TensorImage
 from fastcore.all import IN_NOTEBOOK, L
-from ..guards import in_eval
+from ..guards import in_eval, whole
 
 # %% ../../nbs/lib/train/08_callbacks.ipynb #0814a032
 @contextmanager
@@ -110,7 +110,8 @@ class SampleGrid(Callback):
         every:int=1,    # epochs between two grids
         show:bool=True, # in a notebook; never in a script
     ):
-        self.n, self.folder, self.every, self.show, self.handle = n, folder, every, show, None
+        self.n, self.every = whole('n', n), whole('every', every)
+        self.folder, self.show, self.handle = folder, show, None
 
     def before_fit(self):
         searching = hasattr(self.learn, 'lr_finder') or hasattr(self, 'gather_preds')

@@ -14,6 +14,7 @@ from itertools import islice
 import torch
 from torch import nn
 from fastai.vision.all import Callback
+from ..guards import number, whole
 from .callbacks import random_state_kept
 
 # %% ../../nbs/lib/train/10_ema.ipynb #a4a4d4c5
@@ -32,7 +33,9 @@ def average_(
 # %% ../../nbs/lib/train/10_ema.ipynb #c31884510
 class ramp_up:
     "Decay after `t` updates: (1+t)/(10+t), at most `limit`"
-    def __init__(self, limit:float=.999): self.limit = limit
+    def __init__(self, limit:float=.999):
+        if not 0 <= number('limit', limit) <= 1: raise ValueError(f"limit={limit} of the decay must be from 0 to 1")
+        self.limit = limit
     def __call__(self, t:int) -> float: return min(self.limit, (1 + t)/(10 + t))
 
 # %% ../../nbs/lib/train/10_ema.ipynb #68cfaa1c
@@ -113,9 +116,10 @@ class EMA(StandIn):
         n_batches:int=16,    # training batches whose pictures statistics are estimated from; 0: keep the averaged ones
         at_least:int=16,     # pictures that are looked at together
     ):
-        if not callable(decay) and not 0 <= decay < 1:
+        if not callable(decay) and not 0 <= number('decay', decay) < 1:
             raise ValueError(f"decay={decay} must be at least 0 and below 1; usual are .99 to .9999")
-        self.decay, self.n_batches, self.at_least, self.n_updates = decay, n_batches, at_least, 0
+        self.n_batches, self.at_least = whole('n_batches', n_batches, 0), whole('at_least', at_least)
+        self.decay, self.n_updates = decay, 0
 
     def before_fit(self):
         self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self, 'gather_preds')

@@ -9,6 +9,7 @@ __all__ = ['Accumulate', 'ReuseFake']
 
 # %% ../../nbs/lib/train/09_memory.ipynb #5038782f
 from fastai.vision.all import Callback
+from ..guards import whole
 from .callbacks import random_state_kept
 
 # %% ../../nbs/lib/train/09_memory.ipynb #de327c7b
@@ -18,9 +19,7 @@ class Accumulate(Callback):
     def __init__(self,
         n:int,  # batches that make one step
     ):
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"Accumulate({n}): the number of batches must be a whole number of at least 1")
-        self.n = n
+        self.n = whole('n', n)
     def before_fit(self):
         if not hasattr(self.learn, 'lr_finder'): return
         self.learn.n_epoch = self.lr_finder.num_it//max(len(self.dls.train)//self.n, 1) + 1

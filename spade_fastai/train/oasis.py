@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import as_ids
+from ..guards import amount
 from .losses import CriticLoss, GeneratorLoss, by_name
 
 # %% ../../nbs/lib/train/12_oasis.ipynb #c1180843298
@@ -90,7 +91,7 @@ class LabelMix(nn.Module):
         weight:float=10,  # lambda
     ):
         super().__init__()
-        self.weight = weight
+        self.weight = amount('weight', weight)
 
     def coins(self, n:int, n_ids:int) -> Tensor: return torch.randint(2, (n, n_ids))   # from the CPU: one seed
 

@@ -11,6 +11,7 @@ __all__ = ['GradientPenalty', 'R1', 'WGANGP']
 import torch
 from torch import Tensor, nn
 from ..core import plain
+from ..guards import amount, whole
 
 # %% ../../nbs/lib/train/01_penalties.ipynb #76e3af2d
 def slopes(
@@ -31,8 +32,7 @@ class GradientPenalty(nn.Module):
     name = 'crit_penalty'
     def __init__(self, every:int=1):
         super().__init__()
-        if every < 1: raise ValueError(f"every={every} must be at least 1")
-        self.every = every
+        self.every = whole('every', every)
         self.register_buffer('calls', torch.zeros((), dtype=torch.long))   # saved: a resumed training goes on counting
 
     def penalty(self, critic, fake:Tensor, real:Tensor) -> Tensor: raise NotImplementedError
@@ -55,7 +55,7 @@ class R1(GradientPenalty):
         every:int=1,      # critic turns from one penalty to the next
     ):
         super().__init__(every)
-        self.gamma = gamma
+        self.gamma = amount('gamma', gamma)
     def penalty(self, critic, fake, real): return self.gamma/2*slopes(critic, real).square().flatten(1).sum(1).mean()
 
 class WGANGP(GradientPenalty):
@@ -66,7 +66,7 @@ class WGANGP(GradientPenalty):
         every:int=1,      # critic turns from one penalty to the next
     ):
         super().__init__(every)
-        self.weight = weight
+        self.weight = amount('weight', weight)
     def penalty(self, critic, fake, real):
         eps = torch.rand(len(real), 1, 1, 1).to(real)
         return self.weight*(slopes(critic, eps*real + (1 - eps)*fake).flatten(1).norm(dim=1) - 1).square().mean()

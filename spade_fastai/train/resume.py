@@ -20,7 +20,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, Tr
 from fastai.vision.all import Callback, Optimizer, ParamScheduler, Recorder, ShowGraphCallback, to_device
 from fastcore.all import L
 from ..core import plain
-from ..guards import check_finite
+from ..guards import amount, check_finite, file_path, whole
 from .switchers import GANSwitcher
 
 # %% ../../nbs/lib/train/11_resume.ipynb #67f978d2
@@ -380,10 +380,9 @@ class CheckpointWriter(Callback):
     "Base: writes all that a training needs to go on exactly, every so often"
     order, run_valid = 1000, False     # when all others are done
     def __init__(self, folder, every=None, minutes=None, keep=2):
-        if keep < 1 or every is not None and every < 1 or minutes is not None and minutes < 0:
-            raise ValueError(f"every={every}, minutes={minutes}, keep={keep}: `every` and `keep` must be at least 1, "
-                             "`minutes` at least 0")
-        self.folder, self.every, self.minutes, self.keep = Path(folder), every, minutes, keep
+        self.every, self.minutes = every and whole('every', every), minutes and amount('minutes', minutes)
+        if every == 0: raise ValueError("every=0 must be a whole number, 1 or more; None writes after epochs alone")
+        self.folder, self.keep = file_path(folder), whole('keep', keep)
         self.active, self.state = False, None
 
     @property

@@ -12,6 +12,8 @@ import math
 import numpy as np
 from fastai.vision.all import Learner, ParamScheduler
 from fastcore.all import L, delegates, patch
+from ..guards import amount, whole
+from .gan import rates_of
 
 # %% ../../nbs/lib/train/07_schedule.ipynb #eae6385d
 def by_batch(epochs:float) -> float:
@@ -34,6 +36,8 @@ def fit_flat_lin(self:Learner,
     **kwargs
 ):
     "Train at a constant rate, then at one that falls linearly to zero"
+    whole('n_flat', n_flat, 0), whole('n_decay', n_decay, 0)
+    for o in rates_of(self.lr if lr is None else lr): amount('lr', o)
     if self.opt is None: self.create_opt()
     self.opt.set_hyper('lr', self.lr if lr is None else lr)
     lrs = np.array([h['lr'] for h in self.opt.hypers])

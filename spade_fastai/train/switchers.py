@@ -9,6 +9,7 @@ __all__ = ['GANSwitcher', 'BothOnEachBatch', 'FixedGANSwitcher', 'AdaptiveGANSwi
 
 # %% ../../nbs/lib/train/03_switchers.ipynb #c2312d17
 from fastai.vision.all import Callback
+from ..guards import number, whole
 
 # %% ../../nbs/lib/train/03_switchers.ipynb #c207925124
 class GANSwitcher(Callback):
@@ -30,10 +31,7 @@ class BothOnEachBatch(GANSwitcher):
 class FixedGANSwitcher(GANSwitcher):
     "`n_crit` batches for the critic, then `n_gen` for the generator; the count runs on across epochs and fits"
     def __init__(self, n_crit:int=1, n_gen:int=1):
-        if min(n_crit, n_gen) < 1:
-            raise ValueError(f"n_crit={n_crit} and n_gen={n_gen} must both be at least 1, "
-                             "or one network is never trained")
-        self.n_crit, self.n_gen, self.count = n_crit, n_gen, 0
+        self.n_crit, self.n_gen, self.count = whole('n_crit', n_crit), whole('n_gen', n_gen), 0
     def before_fit(self): self.start = self.count
     def after_fit(self):
         if hasattr(self.learn, 'lr_finder'): self.count = self.start  # its batches are undone
@@ -47,7 +45,9 @@ class AdaptiveGANSwitcher(GANSwitcher):
         gen_thresh:float=None,   # the generator goes on until its loss is below; None: one batch
         crit_thresh:float=None,  # the critic likewise
     ):
-        self.thresh, self.who = dict(generator=gen_thresh, critic=crit_thresh), 'critic'
+        thresh = dict(gen_thresh=gen_thresh, crit_thresh=crit_thresh)
+        gen, crit = (None if o is None else number(k, o) for k, o in thresh.items())
+        self.thresh, self.who = dict(generator=gen, critic=crit), 'critic'
     def turns(self): return (self.who,)
     def after_batch(self):
         thresh = self.thresh[self.who]

@@ -15,7 +15,7 @@ from fastai.vision.all import L, Path, first, noop
 from ..errors import *
 from ..files import closed_folders, first_few, picture_files
 from ..classes import find_codes, read_text
-from ..pairs import check_skip, left_in, pairs_in, partners_in, split_parts
+from ..pairs import check_skip, left_in, lost_names, pairs_in, partners_in, split_parts
 from ..splits import by_words, split_column, split_words, train_and_held
 from ..layouts import find_layout, official_layout, please_name, role_of, words_of
 from ..readers import *
@@ -69,11 +69,14 @@ def _split_of(il, start):
 def _from_list(path, il, start, kind, skip, reader=None):
     "A source of the pairs in a `SpadeItemList`"
     il, start = _split_of(il, start)
+    lost, said = lost_names(list(zip(il.masks, il.images, strict=True)), skip, path)
+    skip = [o for o in skip if str(o) not in lost]
     if skip: il = il.leave_out(skip)
     pairs = list(zip(il.masks, il.images, strict=True))
     used = [pairs[i] for part in il.splits for i in part]
     maps = dict(zip(il.masks, il.instances, strict=True)) if il.instances else {}
-    return Source(path, kind, pairs, len(il.splits[0]), start, used, reader, skip=skip, instances=maps)
+    found = [Finding('warning', said)]*bool(said)
+    return Source(path, kind, pairs, len(il.splits[0]), start, used, reader, found=found, skip=skip, instances=maps)
 
 # %% ../../../nbs/lib/data/check/04_source.ipynb #c3396435990
 def _is_table(fn, found):
@@ -163,11 +166,11 @@ def _as_folders_say(pairs, told):
 
 def _folder_source(path, masks, images, instances, skip):
     "The source of masks and images in folders or under patterns"
-    check_skip(path, masks, images, skip)
+    lost, said = check_skip(path, masks, images, skip)
     parts = [pairs_in(path, m, i, skip=skip, lonely=True) for m,i in zip(masks, images, strict=True)]
     pairs, n = [p for o in parts for p in o[0]], len(parts[0][0])
     if not pairs: raise _nothing(path, masks, images)
-    found, lonely = [], []
+    found, lonely = [Finding('warning', said)]*bool(said), []
     for _, ms, ims in parts:
         found += [_lonely(path, o, *what) for o,*what in ((ms, 'mask', 'image'), (ims, 'image', 'mask')) if o]
         lonely += ms + ims
@@ -177,7 +180,8 @@ def _folder_source(path, masks, images, instances, skip):
     if told: n, used = _as_folders_say(pairs, told)
     elif len(parts) == 1: n -= max(1, n//10)                                      # what is held back at random
     start = _from_folder(path, masks, images, instances)
-    return Source(path, 'folders', pairs, n, start, used, found=found, lonely=lonely, skip=list(skip), instances=maps)
+    return Source(path, 'folders', pairs, n, start, used, found=found, lonely=lonely, instances=maps,
+                  skip=[o for o in skip if str(o) not in lost])
 
 # %% ../../../nbs/lib/data/check/04_source.ipynb #c3231236588
 def _source_of(path, masks, images, codes, instances, skip):
