@@ -11,6 +11,7 @@ __all__ = ['baselines', 'PixelGeneratorLoss', 'pix2pixhd_weights']
 from functools import partial
 from torch import Tensor, nn
 from .core import *
+from .guards import amount, whole
 from .nets.critic import *
 from .nets.pix2pix import *
 from .nets.concat import *
@@ -35,6 +36,7 @@ def pix2pixhd_weights(
     lam:float=10.,    # of the features against the game
 ) -> dict:            # `weights` of a learner
     "Weights with which our losses, means over the scales, are those of pix2pixHD"
+    whole('n_layers', n_layers), whole('n_scales', n_scales), amount('lam', lam)
     return dict(gan=n_scales, feat=lam*4/n_layers, vgg=lam, crit_fake=n_scales/2, crit_real=n_scales/2)
 
 # %% ../nbs/lib/07_baselines.ipynb #c1139935172

@@ -81,7 +81,8 @@ def resize_nearest(
     size:tuple[int, int],  # height, width
 ) -> Tensor:               # [..., h, w], the same values at other places
     "`x` resized by picking, for ids, edges and float maps alike"
-    h, w = size
+    try: h, w = size
+    except (TypeError, ValueError): raise ValueError(f"size={size!r} must be (height, width)") from None
     if tuple(x.shape[-2:]) == (h, w): return x
     iy, ix = nearest_index(x.shape[-2], h, x.device), nearest_index(x.shape[-1], w, x.device)
     return x.index_select(-2, iy).index_select(-1, ix)
@@ -188,6 +189,16 @@ class Cond(AtSizes):
         return small
 
 # %% ../nbs/lib/00_core.ipynb #c1826004719
+def _check_encoder(n_classes, ignore, **switches):
+    "Raises ValueError for numbers that are not whole, and switches that are neither on nor off"
+    number = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool)
+    if not number(n_classes) or n_classes < 1:
+        raise ValueError(f"n_classes={n_classes!r} must be a whole number, 1 or more")
+    if ignore is not None and not number(ignore): raise ValueError(f"ignore={ignore!r} must be a whole number, or None")
+    for k, v in switches.items():
+        if v not in (False, True): raise ValueError(f"{k}={v!r} must be True or False")
+
+# %% ../nbs/lib/00_core.ipynb #c91635b43c4
 class MaskEncoder(nn.Module):
     "Base of the ways a mask becomes a float map: [B,H,W] ids in, `Cond` with a [B,nc,H,W] map out"
     pixelwise = False  # whether a pixel's channels depend on its own id and edge alone
@@ -198,6 +209,7 @@ class MaskEncoder(nn.Module):
         ignore:int=None,       # id that means don't-care in a raw mask (with `dontcare`); 255 where that is no class
     ):
         super().__init__()
+        _check_encoder(n_classes, ignore, dontcare=dontcare, edges=edges)
         self.n_classes, self.dontcare, self.edges, self.n_ids = n_classes, dontcare, edges, n_classes + int(dontcare)
         if ignore is not None and 0 <= ignore < n_classes:
             raise ValueError(f"ignore={ignore} is a class id (0..{n_classes-1}); take another value for don’t-care")

@@ -233,6 +233,8 @@ def generate(
 ):                        # a `PILImage`, or a list of them
     "Draw a picture for a mask, in eval mode and without gradients"
     reader, encoder = reader or getattr(generator, 'reader', None), encoder or getattr(generator, 'encoder', None)
+    for k, o, kind in (('reader', reader, 'a `MaskReader`'), ('encoder', encoder, 'a network')):
+        if o is not None and not callable(o): raise ValueError(f"{k}={o!r} must be {kind}, or left out")
     if seed is not None: seed = whole('seed', seed, 0, 2**63 - 1)
     if is_listy(mask):
         mask = list(mask)

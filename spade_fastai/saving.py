@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open, torch as st
 from . import __version__
 from .core import *
 from .core import name_of, saveables
-from .guards import check_finite
+from .guards import check_finite, file_path
 from .data.readers import *
 from .nets import (clade, concat, critic, encoder, frozen, generator, inade, lite0, multi, norms, oasis,
     pix2pix, sean, spectral, starts)
@@ -123,7 +123,9 @@ def save_spade(
     **extra             # anything JSON can hold, kept as `extra`
 ) -> Path:
     "Write all networks and the configuration they were built with into one file"
-    path = Path(path)
+    path = file_path(path)
+    if reader is not None and not isinstance(getattr(reader, 'settings', None), dict):
+        raise ValueError(f"reader={reader!r} must be a `MaskReader`, whose settings are written, or None")
     check_finite('the network', gan)
     nets = {k: None if (net := getattr(gan, k)) is None else to_config(net) for k in ('generator', 'critic', 'encoder')}
     data = None if reader is None else reader.settings
@@ -150,7 +152,7 @@ def _reading(path):
 
 def _read_header(path) -> tuple:
     "Configuration, and shape and type of each tensor by name, of a file that `save_spade` wrote"
-    path = Path(path)
+    path = file_path(path)
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
     try:
         with safe_open(str(path), 'pt') as f:

@@ -205,7 +205,7 @@ def test_sizes_that_do_not_fit(make, size, said):
         with pytest.raises(ValueError, match=said): ask(size)
 
 @pytest.mark.parametrize('make, said', [
-    (lambda: GlobalGenerator(5, n_down=0), 'must be 1 or more'),
+    (lambda: GlobalGenerator(5, n_down=0), 'n_down=0 must be a whole number, 1 or more'),
     (lambda: UNetGenerator(5, n_down=1), 'nothing to skip'),
     (lambda: CRN(5, mults=(2,)), 'two modules or more'), (lambda: CRN(5, nf=1, mults=(2, .5)), 'less than one channel'),
     (lambda: DownStart(8, OneHot(5), n_down=4), '8 channels cannot be halved 4 times'),

@@ -12,6 +12,7 @@ import csv, io, json, os, re, warnings
 from collections import Counter, namedtuple
 import yaml
 from fastai.vision.all import Path, first
+from ..guards import file_path
 from .errors import *
 from .signatures import first_bytes, unreadable
 
@@ -285,7 +286,7 @@ def read_classes(
     path,        # codes.txt, one name a line; class_dict.csv; an .emd file; or what other programs write
 ) -> Classes:  # names; {(r,g,b): id} or None; {value: id} where values do not count 0, 1, 2 …; colours to show
     "All that a file says about the classes"
-    path = Path(path)
+    path = file_path(path)
     if not path.is_file():
         raise MissingFile(f"there is no file {path} with the class names; write one, a name a line, or pass the "
                           f"names as a list", 'classes', path)

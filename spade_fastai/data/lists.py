@@ -66,6 +66,7 @@ class SplitList(MaskList):
     "Masks, and which of them are held back"
     def split(self, f):
         "Split by a part such as `random_split(.1)` or `by_folder()`, or by a splitter of fastai"
+        if not callable(f): raise ValueError(f"{f!r} is no split; pass one such as `random_split(.1)` or `by_folder()`")
         return self.new(splits=two_parts(*f(self), f"{f} holds back all"))
 
     def split_by_rand_pct(self, valid_pct:float=.1, seed:int=42):
@@ -93,8 +94,21 @@ class SplitList(MaskList):
         return self.split(no_split())
 
 # %% ../../nbs/lib/data/17_lists.ipynb #cd95f00d34c
+def check_function(f, of):
+    "`f`; raises ValueError unless it can be called"
+    if callable(f): return f
+    raise ValueError(f"{f!r} is no function of the path of {of} that gives the path of its partner")
+
+def check_image_reader(o):
+    "`o`; raises ValueError unless it can be fitted, as an `ImageReader` can"
+    if callable(getattr(o, 'fit', None)): return o
+    raise ValueError(f"{o!r} is no `ImageReader`; pass one, such as `ImageReader(bands=(4,3,2))`")
+
+# %% ../../nbs/lib/data/17_lists.ipynb #cf043dd1145
 def _files_in(path, folder):
     "The picture files in `folder`, which lies in `path`, beside it, or anywhere"
+    if not isinstance(folder, (str, Path)) or not str(folder):
+        raise ValueError(f"{folder!r} is no folder; name one in or beside {path}")
     places = [o for o in (path/folder, path.parent/folder, Path(folder)) if o.is_dir()]
     return picture_files(places[0] if places else folder)
 
@@ -133,7 +147,8 @@ class PairList(SplitList):
 
     def label_from_func(self, f):
         "Images by a function of the mask's path"
-        return self.new(images=_all_there([Path(f(o)) for o in self.masks], 'image'))
+        image = check_function(f, 'a mask')
+        return self.new(images=_all_there([Path(image(o)) for o in self.masks], 'image'))
 
     def label_from_folder(self, images):
         "Images with the stems of the masks, in a folder inside the masks' folder, beside it, or any other"
@@ -148,12 +163,12 @@ class PairList(SplitList):
         if self.images is None:
             raise ValueError("the list has no images yet: call `label_from_folder(...)` or `label_from_func(...)` "
                              "before `with_style`")
-        pictures, masks = _styles_and_masks([f(o) for o in self.images])
+        pictures, masks = _styles_and_masks([*map(check_function(f, 'an image'), self.images)])
         return self.new(styles=pictures, style_masks=masks)
 
     def with_images(self, image_reader):
         "How the images are opened, such as `ImageReader(bands=(4,3,2), percentiles=(2,98))`"
-        return self.new(image_reader=image_reader)
+        return self.new(image_reader=check_image_reader(image_reader))
 
     def align(self):
         "Read each mask on the pixels of its image, by their georeference; what it does not cover is don't-care"

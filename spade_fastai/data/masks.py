@@ -14,6 +14,7 @@ from torch import Tensor
 from fastai.vision.all import Image, L, PILMask, PadMode, Path, TensorMask, first, patch, to_np
 from ..core import *
 from ..core import plain
+from ..guards import whole
 from .errors import *
 from .errors import about
 from .signatures import LOSSY, in_memory
@@ -335,6 +336,15 @@ def flat_mask(a, name):
     raise MaskError(msg, 'shape', value=tuple(a.shape))
 
 # %% ../../nbs/lib/data/08_masks.ipynb #c2626456513
+def _check_reading(table, n_classes, ids, tolerance):
+    "Raises ValueError for what cannot be looked up"
+    for k, v in dict(table=table, ids=ids).items():
+        if v is not None and not (isinstance(v, dict) and v):
+            raise ValueError(f"{k}={v!r} must be a dictionary, or None")
+    if n_classes is not None: whole('n_classes', n_classes)
+    whole('tolerance', tolerance, 0)
+
+# %% ../../nbs/lib/data/08_masks.ipynb #c20707bab89
 def open_mask(
     fn,                  # file, bytes, `PIL.Image`, [H,W] or [H,W,3] array, [H,W] or [1,H,W] tensor
     table:dict=None,     # {(r,g,b): id}, for masks in colours
@@ -345,6 +355,7 @@ def open_mask(
 ) -> PILMask:            # of mode L, or I (32 bit) for ids beyond 255
     "A mask with its class ids intact"
     name = f'mask {file_name(fn)}'
+    _check_reading(table, n_classes, ids, tolerance)
     with about(fn.mask if isinstance(fn, AlignedMask) else fn), in_memory(name):
         rows = mask_rows(fn, table, name, tolerance, ids)
         if isinstance(fn, (IdMask, TensorMask)) and ignore is not None and n_classes is not None:

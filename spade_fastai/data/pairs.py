@@ -175,7 +175,11 @@ def _names_of(o, path):
     return {str(o), *both(at)}, {x for end in ends for x in both(end)}
 
 def _composed(name): return unicodedata.normalize('NFC', str(name))      # ö as one letter, however it was written
-def _skipped(skip): return {_composed(o).replace('\\', '/') for o in L(skip)}
+def _skipped(skip):
+    "The names in `skip` as they are compared; raises ValueError for what is no name"
+    if bad := [o for o in L(skip) if not isinstance(o, (str, Path)) or not str(o).strip()]:
+        raise ValueError(f"`skip=` names {bad[0]!r}, which is no name of a file; give names, or paths below `path`")
+    return {_composed(o).replace('\\', '/') for o in L(skip)}
 
 def _named_in(units, skip, path) -> tuple:
     "{name: units with a file of that path}, and the same by ends of paths, for the names in `skip`"
@@ -200,6 +204,7 @@ def left_in(
     out = {u for x in skip for u in exact.get(x) or bare.get(x, ())}
     return [u for u in units if u not in out]
 
+# %% ../../nbs/lib/data/11_pairs.ipynb #c125dd1ebb7
 def _unclear(x, units, path):
     "The error about a name that several pairs have"
     files = sorted(o for u in units for o in u if x in map(_composed, _names_of(o, path)[1]))
@@ -303,6 +308,8 @@ def _no_pairs(path, masks, images, ms, im):
 # %% ../../nbs/lib/data/11_pairs.ipynb #c1532766729
 def _files_and_key(path, o):
     "The files of folder or pattern `o`, and the text that the stars stand for, as a function of the file, or None"
+    if not isinstance(o, (str, Path)) or not str(o).strip():
+        raise ValueError(f"{o!r} is no folder and no pattern; name one below {path}, such as 'labels' or '*_mask.png'")
     if '*' in str(o) or (path/o).is_file(): return _by_pattern(path, o)
     try: return picture_files(path/o), None
     except MaskError as e:

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from ..core import *
+from ..guards import listed, whole
 from .norms import *
 from .spectral import *
 from .generator import *
@@ -80,7 +81,9 @@ class CRN(GrowingGenerator):
         encode=OneHot,                         # how a mask becomes a map, called with `n_classes`
     ):
         super().__init__()
-        if len(mults) < 2: raise ValueError(f"mults={mults} must name two modules or more, or nothing is refined")
+        whole('n_classes', n_classes), whole('nf', nf)
+        if len(mults := listed('mults', mults)) < 2:
+            raise ValueError(f"mults={mults} must name two modules or more, or nothing is refined")
         self.n_classes, self.scale, self.encode = n_classes, 2**(len(mults) - 1), encode(n_classes)
         widths = [0, *(int(nf*m) for m in mults)]
         if min(widths[1:]) < 1: raise ValueError(f"nf={nf} times {min(mults)} is less than one channel; raise `nf`")

@@ -85,7 +85,8 @@ class MultiscaleDiscriminator(nn.Module):
         n_out:int=3,               # channels of the picture
     ):
         super().__init__()
-        for k, v, most in (('n_classes', n_classes, None), ('n_scales', n_scales, 16)): whole(k, v, most=most)
+        for k, v, most in (('n_classes', n_classes, None), ('n_scales', n_scales, 16), ('n_out', n_out, None)):
+            whole(k, v, most=most)
         self.encode = encode(n_classes)
         one = partial(net, self.encode.nc + n_out, nf=nf, n_layers=n_layers, other_norm=other_norm)
         self.nets = nn.ModuleList(scales(one, n_scales))

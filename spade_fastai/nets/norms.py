@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from ..core import *
+from ..guards import whole
 
 # %% ../../nbs/lib/nets/00_norms.ipynb #324463ac
 class SafeInstanceNorm(nn.InstanceNorm2d):
@@ -36,6 +37,9 @@ def base_norm(
     "A parameter-free norm of `nf` channels"
     if isinstance(base, str) and base not in base_norms:
         raise ValueError(f"no base norm is called '{base}'; there are {', '.join(base_norms)}, or pass a class")
+    if not callable(base) and not isinstance(base, str):
+        raise ValueError(f"base={base!r} must be one of {', '.join(base_norms)}, or make a norm of a channel count")
+    whole('nf', nf)
     return (base_norms[base] if isinstance(base, str) else base)(nf)
 
 # %% ../../nbs/lib/nets/00_norms.ipynb #cddeb4f6424
@@ -84,7 +88,7 @@ class AdaIN(ConditionalNorm):
         nz:int=256,       # length of the style vector
     ):
         super().__init__(nf, encode, base)
-        self.fc = nn.Linear(nz, 2*nf)
+        self.fc = nn.Linear(whole('nz', nz), 2*nf)
 
     def gamma_beta(self, cond, size):
         if cond.style is None:
@@ -103,6 +107,8 @@ class SPADE(ConditionalNorm):
         hidden:int=128,  # channels between the convolutions
     ):
         super().__init__(nf, encode, base)
+        if whole('ks', ks) % 2 == 0: raise ValueError(f"ks={ks} must be odd, so that a kernel has a middle")
+        whole('hidden', hidden)
         conv = partial(nn.Conv2d, kernel_size=ks, padding=ks//2)
         self.mlp_shared = nn.Sequential(conv(encode.nc, hidden), nn.ReLU())
         self.mlp_gamma, self.mlp_beta = conv(hidden, nf), conv(hidden, nf)

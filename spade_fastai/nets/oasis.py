@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
+from ..guards import listed, whole
 from ..core import plain
 from .norms import *
 from .spectral import *
@@ -112,8 +113,8 @@ class SegmentationCritic(nn.Module):
         n_out:int=3,                     # channels of the picture
     ):
         super().__init__()
-        self.n_classes, self.encode = n_classes, encode(n_classes)
-        down = [n_out, *(int(nf*m) for m in mults)]
+        self.n_classes, self.encode = whole('n_classes', n_classes), encode(n_classes)
+        down = [whole('n_out', n_out), *(int(whole('nf', nf)*m) for m in listed('mults', mults))]
         up = [*down[-2:0:-1], nf]                                              # the way back
         seen = [down[-1], *(a + b for a, b in zip(down[-2:0:-1], up[:-1], strict=True))]    # from the side and below
         block, half, double = partial(CriticBlk, weight_norm=weight_norm), nn.AvgPool2d(2), nn.Upsample(scale_factor=2)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from fastai.layers import ConvLayer, NormType
 from ..core import *
+from ..guards import share, whole
 from ..core import plain
 from .norms import *
 from .norms import at_pixels
@@ -111,7 +112,8 @@ class GlobalGenerator(GrowingGenerator):
         nz:int=0,          # channels of features of things, see `InstanceEncoder`; 3 in the paper
     ):
         super().__init__()
-        if min(n_down, n_blocks) < 1: raise ValueError(f"n_down={n_down} and n_blocks={n_blocks} must be 1 or more")
+        for k, v in dict(n_classes=n_classes, nf=nf, n_down=n_down, n_blocks=n_blocks).items(): whole(k, v)
+        whole('nz', nz, 0)
         self.n_classes, self.scale, self.encode = n_classes, 2**n_down, encode(n_classes)
         widths = [nf << i for i in range(n_down, -1, -1)]
         self.start = DownStart(widths[0], self.encode, n_down, base, nz)
@@ -215,7 +217,9 @@ class UNetGenerator(GrowingGenerator):
         drop:float=.5,     # dropout in the three innermost layers of the way up, in training
     ):
         super().__init__()
-        if n_down < 2: raise ValueError(f"n_down={n_down} must be 2 or more, or there is nothing to skip")
+        whole('n_classes', n_classes), whole('nf', nf), share('drop', drop)
+        if whole('n_down', n_down) < 2:
+            raise ValueError(f"n_down={n_down} must be 2 or more, or there is nothing to skip")
         self.n_classes, self.scale, self.encode = n_classes, 2**n_down, encode(n_classes)
         if norm not in NormType.__members__:
             raise ValueError(f"no norm is called '{norm}'; there are {', '.join(NormType.__members__)}")

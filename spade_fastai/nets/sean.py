@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
+from ..guards import whole
 from ..noise import *
 from ..noise import normal
 from ..core import plain
@@ -97,6 +98,7 @@ class RegionEncoder(nn.Module):
         nz:int=512,     # length of a code
     ):
         super().__init__()
+        for k, v in dict(n_ids=n_ids, nf=nf, nz=nz).items(): whole(k, v)
         self.n_ids = n_ids
         after = lambda n: [base_norm(n, 'instance'), nn.LeakyReLU(.2)]
         down = lambda ni, no: [nn.Conv2d(ni, no, 3, stride=2, padding=1), *after(no)]

@@ -143,8 +143,10 @@ def turn_terms(learn, share:float=1.) -> dict:
     sums = getattr(loss_func, 'sums', ())
     return {k: v if k in sums else v*share for k, v in make(learn, plain(learn.yb[0])).items()}
 
-def checked(turns) -> tuple:
-    "`turns`; raises ValueError unless it names 'generator', 'critic' or both"
+def checked(turns, opt=None) -> tuple:
+    "`turns`; raises ValueError unless it names 'generator', 'critic' or both, and for a rate that nothing can learn by"
+    for h in opt.hypers if opt else ():                                                # a schedule may set anything
+        amount('lr', h['lr'] if not -1e-12 < h['lr'] < 0 else 0)                       # rounding is none
     if not turns: raise ValueError("learn.turns is empty; it must name 'generator', 'critic' or both")
     if bad := set(turns) - {'generator', 'critic'}:
         raise ValueError(f"learn.turns has {sorted(bad)}; it must be a tuple of 'generator' and 'critic'")
@@ -200,7 +202,7 @@ class GANStep(Learner):
             raise ValueError("gradients are switched off (by `torch.no_grad`, `set_grad_enabled(False)` or "
                              "`inference_mode`), so nothing would be learned; train outside of it")
         self.terms = {}
-        for self.who in checked(self.turns): self._turn()
+        for self.who in checked(self.turns, self.opt): self._turn()
         self.loss = self.last_loss.get('generator', self.loss)
     def _turn(self):
         "Train the network whose turn it is on this batch; the other rests"

@@ -14,6 +14,7 @@ from copy import copy
 from dataclasses import dataclass, field
 import numpy as np
 from fastai.vision.all import Image, Path
+from ...guards import whole
 from ..errors import *
 from ..errors import about
 from ..grids import *
@@ -92,7 +93,7 @@ def tally(a, block:int=2**22):
 
 def evenly(items, n):
     "At most `n` of `items`, evenly spread; all if `n` is None"
-    if n is None or n >= len(items): return list(items)
+    if n is None or whole('limit', n) >= len(items): return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, n).astype(int)]
 
 # %% ../../../nbs/lib/data/check/00_look.ipynb #c3932105891
