@@ -236,15 +236,6 @@ def picture_loaders(x:Tensor, ids:Tensor, n:int) -> DataLoaders:
     one = partial(TfmdDL, bs=1, num_workers=0)
     return DataLoaders(one([item]*n), one([item]), device=default_device())
 
-# %% ../../nbs/lib/apps/01_singan.ipynb #c1823734781
-quick_singan = dict(
-    pyramid=dict(min_size=25, ratio=.7), max_size=128, nets=dict(nf=24), norm=partial(SPADE, hidden=16),
-    n_iter=500, steps=(1, 1), lr=1e-3)
-paper_singan = dict(
-    pyramid=dict(min_size=25, ratio=.75), max_size=250, nets=dict(nf=32), norm=partial(SPADE, hidden=32),
-    n_iter=2000, steps=(3, 3), lr=5e-4)
-
-# %% ../../nbs/lib/apps/01_singan.ipynb #c8ad97a4cd4
 PARTS = dict(pyramid=('min_size', 'ratio'), nets=('nf', 'max_nf', 'encode'))    # of a preset, and what they may say
 
 def check_preset(preset):
@@ -260,7 +251,14 @@ def check_preset(preset):
     for o in (steps := listed('steps', preset['steps'])): whole('steps', o)
     if len(steps) != 2: raise ValueError(f"steps={steps} of the preset must be two numbers: of critic and generator")
 
-# %% ../../nbs/lib/apps/01_singan.ipynb #ca0155b72c9
+# %% ../../nbs/lib/apps/01_singan.ipynb #c1823734781
+quick_singan = dict(
+    pyramid=dict(min_size=25, ratio=.7), max_size=128, nets=dict(nf=24), norm=partial(SPADE, hidden=16),
+    n_iter=500, steps=(1, 1), lr=1e-3)
+paper_singan = dict(
+    pyramid=dict(min_size=25, ratio=.75), max_size=250, nets=dict(nf=32), norm=partial(SPADE, hidden=32),
+    n_iter=2000, steps=(3, 3), lr=5e-4)
+
 @delegates(GANLearner.__init__, but='dls generator critic gen_loss_func crit_loss_func encoder augment model'.split())
 def singan_learner(
     picture,                   # to learn: file, PIL picture or array [H,W,3]

@@ -335,7 +335,7 @@ def flat_mask(a, name):
     msg = f"{name} has the shape {list(a.shape)}; a mask is [H,W], or [H,W,3] uint8 in colours{cure}"
     raise MaskError(msg, 'shape', value=tuple(a.shape))
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c2626456513
+# %% ../../nbs/lib/data/08_masks.ipynb #c20707bab89
 def _check_reading(table, n_classes, ids, tolerance):
     "Raises ValueError for what cannot be looked up"
     for k, v in dict(table=table, ids=ids).items():
@@ -344,7 +344,6 @@ def _check_reading(table, n_classes, ids, tolerance):
     if n_classes is not None: whole('n_classes', n_classes)
     whole('tolerance', tolerance, 0)
 
-# %% ../../nbs/lib/data/08_masks.ipynb #c20707bab89
 def open_mask(
     fn,                  # file, bytes, `PIL.Image`, [H,W] or [H,W,3] array, [H,W] or [1,H,W] tensor
     table:dict=None,     # {(r,g,b): id}, for masks in colours
