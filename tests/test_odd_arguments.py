@@ -1,13 +1,29 @@
 "Arguments that make no sense, of the learner and of what it is made of: each is named, with its value, before training"
 import warnings
 from functools import partial
+from pathlib import Path
 import numpy as np
 import pytest, torch
 from torch import nn
 from spade_fastai.core import OneHot
-from spade_fastai.data.landcover import make_landcover
+from spade_fastai.palette import Palette
+from spade_fastai.data.areas import BlockSplit
+from spade_fastai.data.chips import AtRandom, OnGrid
+from spade_fastai.data.classes import read_codes
+from spade_fastai.data.images import ImageReader
+from spade_fastai.data.masks import open_mask
+from spade_fastai.data.splits import by_files, by_func, random_split
+from spade_fastai.saving import load_spade
+from spade_fastai.train.callbacks import SampleGrid
+from spade_fastai.train.ema import EMA, ramp_up
+from spade_fastai.train.memory import Accumulate
+from spade_fastai.train.oasis import LabelMix
+from spade_fastai.train.penalties import R1, WGANGP
+from spade_fastai.train.resume import Checkpoint
+import spade_fastai.train.schedule  # noqa: F401
+from spade_fastai.data.landcover import landcover_tile, make_landcover
 from spade_fastai.data.items import SpadeDataLoaders
-from spade_fastai.data.readers import MaskReader
+from spade_fastai.data.readers import MapReader, MaskReader
 from spade_fastai.drawing import generate
 from spade_fastai.learner import spade_learner
 from spade_fastai.nets.clade import CLADEICPE
@@ -185,3 +201,70 @@ def test_one_for_each_mask(more, said):
     with pytest.raises(ValueError) as e: generate(g, [MASK, MASK], **more)
     assert said in str(e.value)
     assert len(generate(g, (o for o in [MASK, MASK]), seed=1)) == 2
+
+# Numbers, paths and functions that cannot be right, at the doors of data, networks and training
+
+NAN = float('nan')
+@pytest.mark.odd
+@pytest.mark.parametrize('make, said', [
+    (partial(SampleGrid, every=0), 'every=0'), (partial(SampleGrid, n='4'), "n='4'"), (partial(EMA, NAN), 'decay=nan'),
+    (partial(EMA, '.9'), "decay='.9'"), (partial(EMA, n_batches=-1), 'n_batches=-1'),
+    (partial(ramp_up, NAN), 'limit=nan'),
+    (partial(EMA, at_least=0), 'at_least=0'), (partial(Accumulate, 1.5), 'n=1.5'), (partial(Accumulate, 0), 'n=0'),
+    (partial(R1, -1), 'gamma=-1'), (partial(R1, every=0), 'every=0'), (partial(WGANGP, NAN), 'weight=nan'),
+    (partial(LabelMix, '10'), "weight='10'"), (partial(Checkpoint, None), 'None is no path'),
+    (partial(Checkpoint, 'x', every=0), 'every=0'), (partial(Checkpoint, 'x', keep=0), 'keep=0'),
+    (partial(Checkpoint, 'x', minutes=NAN), 'minutes=nan'), (partial(AtRandom, 0), 'n=0'),
+    (partial(AtRandom, step=-1), 'step=-1'),
+    (partial(AtRandom, weigh=3), 'weigh=3'), (partial(OnGrid, NAN), 'overlap=nan'),
+    (partial(OnGrid, '0'), "overlap='0'"),
+    (partial(BlockSplit, 2), 'valid_pct=2'), (partial(BlockSplit, block=0), 'block=0'),
+    (partial(BlockSplit, margin=-1), 'margin=-1'), (partial(ImageReader, bands=(1, 2)), 'bands=(1, 2)'),
+    (partial(ImageReader, bands=(0, 1, 2)), 'bands=0'), (partial(ImageReader, bands='432'), "bands='432'"),
+    (partial(ImageReader, percentiles=(98, 2)), 'percentiles=(98, 2)'), (partial(ImageReader, scale=3), 'scale=3'),
+    (partial(ImageReader, percentiles=(2, NAN)), 'percentiles=nan'),
+    (partial(ImageReader, percentiles=5), 'percentiles=5'),
+    (partial(MapReader, NAN), 'scale=nan'), (partial(MapReader, '1'), "scale='1'"),
+    (partial(Palette, ['a'], [[300, 0, 0]]), 'from 0 to 255'), (partial(Palette, ['a'], [[-1, 0, 0]]), 'from 0 to 255'),
+    (partial(Palette, ['a'], [[.5, 0, 0]]), 'from 0 to 255'), (partial(Palette, ['a'], ['red']), 'from 0 to 255'),
+    (partial(landcover_tile, 1, 32.5), 'size=32.5'), (partial(landcover_tile, 1, '32'), "size='32'"),
+    (partial(make_landcover, 'x', n=0), 'n=0'), (partial(make_landcover, 'x', n='2'), "n='2'"),
+    (partial(make_landcover, 'x', season=NAN), 'season=nan'), (partial(make_landcover, 'x', seed=None), 'seed=None'),
+    (partial(random_split, NAN), 'valid_pct=nan'), (partial(random_split, None), 'valid_pct=None'),
+    (partial(random_split, .1, 'x'), "seed='x'"), (partial(by_func, 3), 'f=3'), (partial(by_files, None), 'valid=None'),
+    (partial(by_files, 3), 'valid=3'), (partial(OneHot, 0), 'n_classes=0'), (partial(OneHot, True), 'n_classes=True'),
+    (partial(OneHot, 3.), 'n_classes=3.0'), (partial(OneHot, 3, dontcare='no'), "dontcare='no'"),
+    (partial(OneHot, 3, ignore=NAN), 'ignore=nan'), (partial(SPADE, 8, OneHot(3), ks=2), 'ks=2 must be odd'),
+    (partial(SPADE, 0, OneHot(3)), 'nf=0'), (partial(SPADE, 8, OneHot(3), hidden=0), 'hidden=0'),
+    (partial(SPADE, 8, OneHot(3), base=3), 'base=3'), (partial(read_codes, None), 'None is no path'),
+    (partial(load_spade, None), 'None is no path'), (partial(load_spade, b'x'), "b'x' is no path"),
+    (partial(open_mask, MASK, n_classes='3'), "n_classes='3'"), (partial(open_mask, MASK, ids={}), 'ids={}'),
+    (partial(open_mask, MASK, tolerance=-1), 'tolerance=-1')])
+def test_at_the_door(make, said):
+    with pytest.raises(ValueError) as e: make()
+    assert said in str(e.value)
+
+@pytest.mark.odd
+@pytest.mark.parametrize('args, said', [
+    (dict(skip=3), '`skip=` names 3'), (dict(skip=['']), "`skip=` names ''"), (dict(masks=3), '3 is no folder'),
+    (dict(bs=0), 'bs=0'), (dict(bs='2'), "bs='2'"), (dict(num_workers=-1), 'num_workers=-1'),
+    (dict(check='8'), "check='8'"),
+    (dict(image_reader=3), '3 is no `ImageReader`'), (dict(style=3), '3 is no function'),
+    (dict(split=3), '3 is no split'),
+    (dict(seed='x'), "seed='x'"), (dict(valid_pct=NAN), 'valid_pct=nan'), (dict(codes=['a', 'a']), "two classes 'a'"),
+    (dict(tolerance=-1), 'tolerance=-1'), (dict(size='32'), "size='32'")])
+def test_of_a_folder(dls, args, said):
+    path = Path(dls.items[0][0]).parents[1]
+    with pytest.raises(ValueError) as e: SpadeDataLoaders.from_folder(path, **{**dict(size=32, bs=2), **args})
+    assert said in str(e.value)
+
+@pytest.mark.odd
+@pytest.mark.parametrize('fit, said', [
+    (lambda o: o.fit_flat_lin(1, 1, lr=-1), 'lr=-1'), (lambda o: o.fit_flat_lin(-1, 3), 'n_flat=-1'),
+    (lambda o: o.fit_flat_lin(1, .5), 'n_decay=0.5'), (lambda o: o.fit_one_cycle(1, lr_max=-1.), 'lr=-'),
+    (lambda o: o.fit_one_cycle(1, lr_max=NAN), 'lr=nan')])
+def test_of_schedules(dls, fit, said):
+    learn = spade_learner(dls, TOY, sample_grid=None)
+    before = {k: v.clone() for k, v in learn.model.named_parameters()}
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError) as e: fit(learn)
+    assert said in str(e.value) and all(v.equal(before[k]) for k, v in learn.model.named_parameters())

@@ -146,7 +146,7 @@ def turn_terms(learn, share:float=1.) -> dict:
 def checked(turns, opt=None) -> tuple:
     "`turns`; raises ValueError unless it names 'generator', 'critic' or both, and for a rate that nothing can learn by"
     for h in opt.hypers if opt else ():                                                # a schedule may set anything
-        amount('lr', h['lr'] if not -1e-12 < h['lr'] < 0 else 0)                       # rounding is none
+        amount('lr', float(h['lr']) if not -1e-12 < h['lr'] < 0 else 0)                # rounding is none
     if not turns: raise ValueError("learn.turns is empty; it must name 'generator', 'critic' or both")
     if bad := set(turns) - {'generator', 'critic'}:
         raise ValueError(f"learn.turns has {sorted(bad)}; it must be a tuple of 'generator' and 'critic'")
