@@ -224,8 +224,8 @@ def lost_names(
     lost = sorted(x for x in skip - {*exact, *bare} if not os.path.isfile(os.path.join(path, x)))
     if not lost: return [], ''
     like = f"; files are called {first_few(names_below([o for u in units for o in u]), 2)}" if units else ''
-    return lost, (f"`skip=` names {first_few([*map(repr, lost)])}, but no mask or image is called so, and nothing is left "
-                  f"out by it{like}")
+    names = first_few([*map(repr, lost)])
+    return lost, f"`skip=` names {names}, but no mask or image is called so, and nothing is left out by it{like}"
 
 # %% ../../nbs/lib/data/11_pairs.ipynb #c3633081967
 def named_files(names, files):
