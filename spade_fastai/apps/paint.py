@@ -66,7 +66,7 @@ class OutOfDate:
 
     def left(self) -> int: return int(np.count_nonzero(self.stroke))*self.cell**2         # pixels that wait, about
 
-# %% ../../nbs/lib/apps/03_paint.ipynb #cd4e20b39ad
+# %% ../../nbs/lib/apps/03_paint.ipynb #cfb810e9397
 def patchwork(seed:int, size, n:int) -> np.ndarray:
     "[H,W] uint8 ids of 0..n-1 in smooth patches"
     rng, (h, w) = np.random.default_rng(seed), size
@@ -78,7 +78,7 @@ def patchwork(seed:int, size, n:int) -> np.ndarray:
 def first_map(seed:int, size, codes) -> np.ndarray:
     "[H,W] uint8 ids to begin with"
     if list(codes) != LANDCOVER_CODES or min(size) < 16: return patchwork(seed, size, len(codes))
-    for i in range(6):                                     # rather without a corner that nobody has seen
+    for i in range(6 if max(size) <= 512 else 1):          # rather without a corner that nobody has seen
         ids, _ = landcover_tile([seed, i], size)
         if ids.all(): break
     return ids
