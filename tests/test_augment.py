@@ -208,3 +208,16 @@ def test_ctrl_c_ends_it_in_one_line(tmp_path):
     said = run.communicate(timeout=120)[1]
     assert run.returncode == 1 and 'spade-augment: stopped by Ctrl-C; no pair was drawn yet' in said
     assert 'Traceback' not in said
+
+def test_pairs_as_geotiff_keep_the_place_of_their_mask(job, land, tmp_path):
+    rasterio = pytest.importorskip('rasterio', reason='needs rasterio: pip install "spade-fastai[geo]"')
+    from spade_fastai.data.grids import Grid
+    grids = [Grid(32, 32, (10., 0, 320.*i, 0, -10., 5000.), 'EPSG:32651') for i in range(len(land.train[1]))]
+    placed = Pairs(land.train, land.valid, land.reader, grids)
+    found = augment(placed, ['Water'], tmp_path/'out', generator=job.out/'generator.safetensors', form='tif', **QUICK)
+    rows = [r for r in csv.DictReader((found.out/'pairs.csv').open()) if r['file']]
+    row = next(r for r in rows if r['kind'] == 'pasted')
+    with rasterio.open(found.out/'pairs/images'/row['file']) as f:
+        assert f.transform.c == 320*int(row['source']) and f.crs.to_epsg() == 32651
+        assert f.tags()['SYNTHETIC'] == 'YES' and f.tags()['SEED'] == row['seed']
+    assert str(found.result['rows']) == str(job.result['rows']) and (found.out/'segmenter.pkl').exists()

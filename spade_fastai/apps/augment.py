@@ -133,7 +133,14 @@ def cut_and_paste(pairs:Pairs, want:dict, n:int, seed:int) -> tuple:
                                 codes=pairs.codes)
     return torch.from_numpy(pictures), torch.from_numpy(masks)
 
-# %% ../../nbs/lib/apps/05d_augment.ipynb #c1b2511bf3a
+# %% ../../nbs/lib/apps/05d_augment.ipynb #ceed28e09dc
+def strict(o):
+    "`o` as JSON can hold it: what is not a number becomes null"
+    if isinstance(o, dict): return {k: strict(v) for k, v in o.items()}
+    if isinstance(o, (list, tuple)): return [strict(v) for v in o]
+    return None if isinstance(o, float) and o != o else o
+
+# %% ../../nbs/lib/apps/05d_augment.ipynb #cd2c7079787
 class Augmented:
     "What `augment` found: `result` is equal to the bit for equal seeds, `minutes` are not"
     def __init__(self, result:dict, minutes:dict, out, segmenter:nn.Module):
@@ -155,7 +162,7 @@ class Augmented:
 
     def save(self):
         "Write report.json and report.md"
-        whole = json.dumps(dict(result=self.result, minutes=self.minutes), indent=1)
+        whole = json.dumps(strict(dict(result=self.result, minutes=self.minutes)), indent=1, allow_nan=False)
         (self.out/'report.json').write_text(whole + '\n', encoding='utf-8')
         t = self.table.round(1)
         rows = ['| arm | ' + ' | '.join(t) + ' |', '|---'*(len(t.columns) + 1) + '|']
@@ -277,7 +284,7 @@ class Drawing(Settled):
         self.synthetic, self.limit = (pictures[keep], masks[keep]), float(scores[keep].min())
         self.at.end('pictures')
 
-# %% ../../nbs/lib/apps/05d_augment.ipynb #cdb404d842f
+# %% ../../nbs/lib/apps/05d_augment.ipynb #c1e91539275
 class Job(Drawing):
     "The whole job: `train`, `make_pictures`, `measure`, `leave`"
     def measure(self) -> Augmented:
@@ -310,8 +317,7 @@ class Job(Drawing):
     def leave(self, found:Augmented) -> Augmented:
         "Segmenter and report in the folder"
         p = self.pairs
-        if self.plan.form == 'png':
-            as_learner(found.segmenter, self.out/'pairs', p.codes).export((self.out/'segmenter.pkl').absolute())
+        as_learner(found.segmenter, self.out/'pairs', p.codes).export((self.out/'segmenter.pkl').absolute())
         if find_spec('onnx') and find_spec('onnxscript'):
             save_onnx(found.segmenter, self.out/'segmenter.onnx', p.codes, max(256, *p.size))
         found.save()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastai.vision.all import CrossEntropyLossFlat, Learner, Normalize, SegmentationDataLoaders
 from .. import __version__
 
-# %% ../../nbs/lib/apps/05c_handover.ipynb #c8aa7e024fb
+# %% ../../nbs/lib/apps/05c_handover.ipynb #cb0a829690a
 MARK = dict(SYNTHETIC='YES', SOFTWARE=f'spade_fastai {__version__}')
 
 def to_uint8(picture:Tensor) -> np.ndarray:
@@ -34,7 +34,8 @@ def _tif(file, a, tags, grid):
     except ImportError as e: raise ImportError('GeoTIFF needs rasterio: `pip install "spade-fastai[geo]"`') from e
     a = a[..., None] if a.ndim == 2 else a
     where = {} if grid is None else dict(crs=grid.crs, transform=rasterio.Affine(*grid.transform))
-    kw = dict(driver='GTiff', height=a.shape[0], width=a.shape[1], count=a.shape[2], dtype=a.dtype, compress='deflate')
+    kw = dict(driver='GTiff', height=a.shape[0], width=a.shape[1], count=a.shape[2], dtype=a.dtype, compress='deflate',
+              photometric='RGB' if a.shape[2] == 3 else 'MINISBLACK')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(file, 'w', **kw, **where) as f:
@@ -58,19 +59,19 @@ def save_pair(
         file.parent.mkdir(parents=True, exist_ok=True)
         _png(file, a, tags) if form == 'png' else _tif(file, a, tags, grid)
 
-# %% ../../nbs/lib/apps/05c_handover.ipynb #c41b5679436
+# %% ../../nbs/lib/apps/05c_handover.ipynb #cf4faa641ab
 def label_of(fn) -> Path:
     "The mask of a picture in a folder of pairs"
     return Path(fn).parent.parent/'labels'/Path(fn).name
 
 def as_learner(
     net:nn.Module,  # pictures in [-1,1] to scores
-    folder,         # of pairs as `save_pair` leaves them, PNG
+    folder,         # of pairs as `save_pair` leaves them
     codes,          # class names
 ) -> Learner:
     "A segmenter as a fastai `Learner`: trains on, exports and predicts"
-    files, half = sorted((Path(folder)/'images').glob('*.png')), (.5,)*3
-    if not files: raise ValueError(f"there is no PNG in {Path(folder)/'images'}; write pairs there first")
+    files, half = sorted(o for o in (Path(folder)/'images').glob('*') if o.suffix in ('.png', '.tif')), (.5,)*3
+    if not files: raise ValueError(f"there is no picture in {Path(folder)/'images'}; write pairs there first")
     dls = SegmentationDataLoaders.from_label_func(
         folder, files, label_of, codes=list(codes), bs=min(8, len(files)), valid_pct=.2, seed=0, num_workers=0,
         batch_tfms=[Normalize.from_stats(half, half, cuda=False)], device='cpu')
