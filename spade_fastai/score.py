@@ -178,7 +178,7 @@ def score_pictures(
     return Score(measures, classes, {**told, 'seed': seed, 'spade_fastai': __version__},
                  doubts_of(measures, len(valid[2]), feats[0].shape[1]))
 
-# %% ../nbs/lib/03d_score.ipynb #c32b424eb4d
+# %% ../nbs/lib/03d_score.ipynb #c1004785d6c
 def split_name(dls) -> str:
     "How many pictures are in each part, and eight digits that the names of the held-back ones give"
     items = [getattr(o, 'name', o) for it in dls.valid.items for o in (it if isinstance(it, (tuple, list)) else [it])]
@@ -204,6 +204,7 @@ def score_learner(
     n_classes = learn.model.generator.n_classes
     codes = getattr(getattr(learn.dls, 'palette', None), 'codes', None) or [f'class {i}' for i in range(n_classes)]
     told = dict(split=split_name(learn.dls), fakes_per_mask=2, ema=_average(learn))
+    kwargs = {'device': next(learn.model.parameters()).device, **kwargs}
     return score_pictures(train, valid, list(codes)[:n_classes], again, seed=seed, protocol=told, **kwargs)
 
 # %% ../nbs/lib/03d_score.ipynb #ce2bb2bd2f4

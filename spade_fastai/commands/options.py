@@ -129,7 +129,7 @@ def settled(o:TrainOptions) -> TrainOptions:
     minutes = 3.8 if o.minutes is None and o.epochs is None else o.minutes
     return replace(o, device=device, minutes=minutes)
 
-# %% ../../nbs/commands/03_options.ipynb #cc5ebfa92d6
+# %% ../../nbs/commands/03_options.ipynb #cf8bead19da
 MAY_DIFFER = {'device', 'resume', 'out', 'score'}
 
 def noted(o:TrainOptions) -> dict:
@@ -146,11 +146,12 @@ def _told(folder) -> tuple:
     try:
         config = json.loads(file.read_text(encoding='utf-8'))
         told = {k: config['command'][k] for k in {f.name for f in fields(TrainOptions)} - {'resume', 'score'}}
+        told['score'] = bool(config['command'].get('score'))       # runs of before there was a score do not say
     except (ValueError, LookupError, TypeError) as e:
         raise ValueError(f"--resume {folder}: {file} does not hold the options of a run; start a new one") from e
     return told, config.get('planned_epochs')
 
-# %% ../../nbs/commands/03_options.ipynb #c5a9b493627
+# %% ../../nbs/commands/03_options.ipynb #c50c83fd33f
 def _finished(folder):
     "Raises ValueError for a run that has nothing left to do"
     file = Path(folder)/'report.json'
@@ -173,5 +174,5 @@ def resumed(**given) -> tuple:
             raise ValueError(f"--{k} {given[k]} contradicts the run in {folder}, which has {told[k]}; leave it away, "
                              "or start a new run without --resume")
     _finished(folder)
-    mine = dict(device=given.get('device', told['device']), score=given.get('score', False))
+    mine = {k: given.get(k, told[k]) for k in ('device', 'score')}
     return replace(TrainOptions(**told), resume=str(folder), **mine), epochs
