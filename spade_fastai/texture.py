@@ -23,13 +23,13 @@ def _cut_out(x:Tensor, w:Tensor) -> Tensor:
     mean = (x*w).sum((2, 3), keepdim=True)/w.sum((2, 3), keepdim=True).clamp(min=1e-9)
     return (x - mean)*w
 
-# %% ../nbs/lib/03c_texture.ipynb #cf945943219
+# %% ../nbs/lib/03c_texture.ipynb #cbbe03f368d
 RINGS = 8
 
 def ring_of(h:int, w:int) -> Tensor:
-    "[h,w] number of the ring of each frequency of `fft2`; `RINGS` for the mean and for what is finer than a half"
+    "[h,w] number of the ring of each frequency of `fft2`; `RINGS` for the mean"
     f = (torch.fft.fftfreq(h)[:, None]**2 + torch.fft.fftfreq(w)**2).sqrt()
-    ring = (f*2*RINGS).long().clamp(max=RINGS)
+    ring = (f*2*RINGS).long().clamp(max=RINGS - 1)
     ring[0, 0] = RINGS
     return ring
 
