@@ -66,6 +66,8 @@ from .apps.singan import load_singan, paper_singan, patch_distance, quick_singan
 from .apps.flight import World, flight_learner, fly
 from .apps.augment import augment
 from .apps.paint import paint
+from .apps.marks import read_mark, save_marked, unmarked
+from .apps.raster import draw_raster
 from .official import *
 
 # Insides, and words that a student wants for her own variables, stay in their rooms: `presets.sean`, `augment.cutout`
