@@ -175,7 +175,7 @@ def draw_pieces(job, part=(1, 1)):
             with open(f, 'wb') as o: np.savez_compressed(o, a=a)
         put(file, write)
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #c93d47c5e4a
+# %% ../../nbs/lib/apps/04_raster.ipynb #cd172091d4a
 def profile_of(job, count:int) -> dict:
     grid, rio = job.canvas.mask.grid, need_rasterio(job.out)
     place = dict(transform=rio.Affine(*grid.transform), crs=grid.crs) if grid.geo else {}
@@ -200,6 +200,7 @@ def fill(job, dst, folder):
 def join(job) -> Path:
     "The picture, of all pieces; raises ValueError while some are not drawn"
     folder, rio = planned(job), need_rasterio(job.out)
+    from rasterio.shutil import copy
     files = [folder/f'{k:06d}.npz' for k in range(len(job.boxes))]
     if lost := [o.name for o in files if not o.exists()]:
         raise ValueError(f"{len(lost)} of {len(files)} pieces are not drawn yet ({lost[0]} …); draw all parts first")
@@ -207,8 +208,8 @@ def join(job) -> Path:
     raw = folder/f'.{os.getpid()}.tif'
     def write(new):
         with rio.open(raw, 'w', **profile_of(job, count)) as dst: fill(job, dst, folder)
-        rio.shutil.copy(raw, new, driver='COG', COMPRESS='DEFLATE', PREDICTOR='YES', BIGTIFF='IF_SAFER',
-                        OVERVIEWS='AUTO', OVERVIEW_RESAMPLING='AVERAGE')
+        copy(raw, new, driver='COG', COMPRESS='DEFLATE', PREDICTOR='YES', BIGTIFF='IF_SAFER',
+             OVERVIEWS='AUTO', OVERVIEW_RESAMPLING='AVERAGE')
     try:
         with placeless(rio), gdal_env(rio): put(job.out, write)
     except rio.errors.RasterioError as e:
@@ -217,7 +218,7 @@ def join(job) -> Path:
     shutil.rmtree(folder)
     return job.out
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #c45d04ea5ae
+# %% ../../nbs/lib/apps/04_raster.ipynb #ce469ab8b8b
 def draw_raster(
     gen,         # as in `RasterJob`
     mask,        # raster of class ids
@@ -228,7 +229,6 @@ def draw_raster(
     "Draw a picture on the grid of a mask of any size, as a Cloud Optimized GeoTIFF that says that it is synthetic"
     out = Path(out)
     need_rasterio(mask)
-    import rasterio.shutil
     if out.exists(): raise FileExistsError(f"{out} is there already; delete it, or name another file")
     job = RasterJob(gen, mask, out, **kwargs)
     if part != 'join': draw_pieces(job, part or (1, 1))

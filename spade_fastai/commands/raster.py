@@ -18,7 +18,7 @@ from ..apps.marks import *
 from ..apps.raster import *
 from .terminal import check_number, check_text, run_command, typed
 
-# %% ../../nbs/commands/07_raster.ipynb #c0b2e422ef7
+# %% ../../nbs/commands/07_raster.ipynb #c7c5528953a
 @dataclass
 class RasterOptions:
     "Draw a picture on the grid of a class mask of any size"
@@ -45,8 +45,9 @@ def check_room(mask, out:Path):
     if not out.absolute().parent.is_dir(): raise FileNotFoundError(f"there is no folder {out.parent}; make it first")
     h, w = grid_of(mask).size
     need, free = 3*h*w, shutil.disk_usage(out.absolute().parent).free
-    if need > free: raise OSError(f"a picture of {w}×{h} pixels takes up to {3*need/1e9:.1f} GB on the way, and there are "
-                                  f"{free/1e9:.1f} GB free beside {out}; make room there")
+    if need < free: return
+    raise OSError(f"a picture of {w}×{h} pixels has {need/1e9:.1f} GB before it is compressed, and there are "
+                  f"{free/1e9:.1f} GB free beside {out}; make room there")
 
 # %% ../../nbs/commands/07_raster.ipynb #c97f27af03c
 @delegates(RasterOptions, but=['mask', 'out'])
