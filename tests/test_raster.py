@@ -6,7 +6,7 @@ from conftest import ROOT
 
 rasterio = pytest.importorskip('rasterio')
 from spade_fastai.apps.marks import read_mark
-from spade_fastai.apps.raster import RasterJob, draw_raster, parts_of
+from spade_fastai.apps.raster import RasterJob, draw_raster, noise_of, parts_of
 from spade_fastai.data.grids import same_grid, write_tiff
 from spade_fastai.data.raster import Raster
 from spade_fastai.learner import tiny
@@ -32,7 +32,7 @@ def test_any_window_gives_what_the_network_draws_at_once(tmp_path):
     gen, mask = network(), a_mask(tmp_path/'mask.tif', 600, 520)
     job = RasterJob(gen, mask, tmp_path/'x.tif', seed=3)
     ids = torch.from_numpy(pixels(mask)[..., 0].astype(np.int64))
-    with torch.no_grad(), plain_math(): pic = gen(ids[None], job.noise((0, 600), (0, 520)))[0]
+    with torch.no_grad(), plain_math(): pic = gen(ids[None], noise_of(job, (0, 600), (0, 520)))[0]
     whole = ((pic.double() + 1)/2*255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     for tile in (64, 256, 1024):
         out = draw_raster(gen, mask, tmp_path/f'{tile}.tif', seed=3, tile=tile)
@@ -71,7 +71,8 @@ def test_it_is_a_valid_cog(tmp_path):
 def test_join_names_what_is_missing(tmp_path):
     gen, mask = network(), a_mask(tmp_path/'mask.tif', 160, 160)
     draw_raster(gen, mask, tmp_path/'o.tif', part=(2, 2), tile=80)
-    with pytest.raises(ValueError, match='2 of 4 pieces'): draw_raster(gen, mask, tmp_path/'o.tif', part='join', tile=80)
+    with pytest.raises(ValueError, match='2 of 4 pieces'):
+        draw_raster(gen, mask, tmp_path/'o.tif', part='join', tile=80)
 
 def test_a_norm_that_looks_at_the_whole_is_refused(tmp_path):
     gen = SPADEGenerator(13, 8, (2, 2), (1,), partial(SPADE, hidden=8, base='instance')).eval()

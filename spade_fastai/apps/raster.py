@@ -7,8 +7,9 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/apps/raster.html.md"""
 # %% auto #0
 __all__ = ['RasterJob', 'draw_raster']
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #cb4ef144f21
+# %% ../../nbs/lib/apps/04_raster.ipynb #c914017d639
 import hashlib, json, math, os, shutil
+from functools import partial
 from pathlib import Path
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class Canvas:
                              f"0..{encode.n_ids - 1}; draw with the network that was trained on such masks")
         return tuple(o[r - r[0]][:, c - c[0]] for o in (a, valid))
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #c0fdd81d96f
+# %% ../../nbs/lib/apps/04_raster.ipynb #c2a1931b660
 class RasterJob:
     "A mask that becomes a picture: its windows, and what is drawn in one"
     def __init__(self,
@@ -106,15 +107,16 @@ class RasterJob:
 
     def box(self, y:int, x:int) -> tuple[int, int]: return tuple(min(self.tile, s - o) for s, o in
                                                                  zip(self.canvas.size, (y, x), strict=True))
-    def noise(self, rows, cols):
-        "z of a part of the canvas"
-        step, size = self.canvas.step, (rows[1] - rows[0], cols[1] - cols[0])
-        z = self.net.draw_z(1, size, torch.Generator().manual_seed(self.seed)) if self.z is None else self.z
-        if z is None or z.ndim != 4: return z
-        at = (o[0]//step + c for o, c in zip((rows, cols), self.canvas.cell, strict=True))
-        return ground_noise(self.seed, z.shape[1], *at, z.shape[2:]).to(z)
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #c830fe1a58f
+# %% ../../nbs/lib/apps/04_raster.ipynb #c70dd5ef89f
+def noise_of(job:RasterJob, rows, cols):
+    "z of a part of the canvas"
+    step, size = job.canvas.step, (rows[1] - rows[0], cols[1] - cols[0])
+    z = job.net.draw_z(1, size, torch.Generator().manual_seed(job.seed)) if job.z is None else job.z
+    if z is None or z.ndim != 4: return z
+    at = (o[0]//step + c for o, c in zip((rows, cols), job.canvas.cell, strict=True))
+    return ground_noise(job.seed, z.shape[1], *at, z.shape[2:]).to(z)
+
 def drawn_box(job:RasterJob, y:int, x:int) -> np.ndarray:
     "[bands,h,w] of the window that begins at row `y` and column `x` of the canvas, as it is written"
     (h, w), (H, W) = job.box(y, x), job.canvas.size
@@ -122,7 +124,7 @@ def drawn_box(job:RasterJob, y:int, x:int) -> np.ndarray:
     rows, cols = sees(y, h, H), sees(x, w, W)
     ids, valid = job.canvas.ids(rows, cols)
     ids = torch.from_numpy(ids)[None].to(next(job.net.parameters()).device)
-    with torch.no_grad(), plain_math(): pic = in_eval(job.net)(ids, job.noise(rows, cols))[0]
+    with torch.no_grad(), plain_math(): pic = in_eval(job.net)(ids, noise_of(job, rows, cols))[0]
     inside = slice(y - rows[0], y - rows[0] + h), slice(x - cols[0], x - cols[0] + w)
     return as_stored(job, pic[(..., *inside)].float().cpu().numpy(), valid[inside])
 
@@ -136,7 +138,7 @@ def as_stored(job:RasterJob, pic, valid) -> np.ndarray:
     a[:, ~valid] = no
     return a
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #cd559f77677
+# %% ../../nbs/lib/apps/04_raster.ipynb #c722b0064db
 def parts_of(job) -> Path: return job.out.with_name(f'{job.out.name}.parts')
 
 def facts_of(job) -> dict:
@@ -164,16 +166,16 @@ def planned(job) -> Path:
                          "again, or delete the folder")
     return folder
 
+def save_piece(a:np.ndarray, fn):
+    with open(fn, 'wb') as f: np.savez_compressed(f, a=a)
+
 def draw_pieces(job, part=(1, 1)):
     "Draw the windows of part i of n that are not there yet"
     folder, (i, n), todo = planned(job), part, list(enumerate(job.boxes))
     if not 1 <= i <= n: raise ValueError(f"part={i}/{n} is none of 1/{n} … {n}/{n}")
     for k, box in progress_bar(todo[(i - 1)*len(todo)//n:i*len(todo)//n], leave=False):
         if (file := folder/f'{k:06d}.npz').exists(): continue
-        a = drawn_box(job, *box)
-        def write(f):
-            with open(f, 'wb') as o: np.savez_compressed(o, a=a)
-        put(file, write)
+        put(file, partial(save_piece, drawn_box(job, *box)))
 
 # %% ../../nbs/lib/apps/04_raster.ipynb #cd172091d4a
 def profile_of(job, count:int) -> dict:
