@@ -177,7 +177,7 @@ def draw_pieces(job, part=(1, 1)):
         if (file := folder/f'{k:06d}.npz').exists(): continue
         put(file, partial(save_piece, drawn_box(job, *box)))
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #cd172091d4a
+# %% ../../nbs/lib/apps/04_raster.ipynb #caeb391b686
 def profile_of(job, count:int) -> dict:
     grid, rio = job.canvas.mask.grid, need_rasterio(job.out)
     place = dict(transform=rio.Affine(*grid.transform), crs=grid.crs) if grid.geo else {}
@@ -199,6 +199,7 @@ def fill(job, dst, folder):
     for i, name in enumerate(names): dst.set_band_description(i + 1, f'{name} (synthetic)' if mark else name)
     dst.update_tags(**mark)
 
+# %% ../../nbs/lib/apps/04_raster.ipynb #ceba510ec21
 def join(job) -> Path:
     "The picture, of all pieces; raises ValueError while some are not drawn"
     folder, rio = planned(job), need_rasterio(job.out)
