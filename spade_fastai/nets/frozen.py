@@ -96,8 +96,7 @@ class FrozenCritic(nn.Module):
         block = partial(CriticBlk, weight_norm=weight_norm)
         self.ups = nn.ModuleList(block(a, b, before=double) for a, b in zip(seen, back[1:], strict=True))
         if zoom == 2: self.ups[-1].before = nn.Identity()                # the finest map is as large as the picture
-        self.fine = block(nf + 3, nf)                                    # with the picture beside it
-        self.last = nn.Conv2d(nf, n_classes + 1, 1)
+        self.fine, self.last = block(nf + 3, nf), nn.Conv2d(nf, n_classes + 1, 1)   # fine: the picture beside it
         init_weights(self, gain=1)
 
     def fits(self, size):
