@@ -230,6 +230,8 @@ oasis_generator = Official("OASIS' generator", 'body.0.norm_0.mlp_shared.0.weigh
 def as_oasis_critic(sd:dict):
     "Our critic of the shape that the tensors `sd` of OASIS' code tell"
     last = sd['layer_up_last.weight']
+    if len(last) < 2:
+        raise ValueError(f"layer_up_last.weight has {len(last)} row; of N classes it has N+1, so 2 or more")
     return SegmentationCritic(len(last) - 1, nf=last.shape[1], weight_norm=told_spectral(sd, 'body_down.0.conv1.0'))
 
 def oasis_critic_faults(net:SegmentationCritic) -> list[str]:
