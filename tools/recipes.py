@@ -88,14 +88,11 @@ def segmenter(name, learn, o):
     torch.save(net, file)
     return net
 
-def made(o): return [c() for c in (o if isinstance(o, list) else [o])]
-
 def train(data, name, seed, o) -> dict:
     "Train one, keep it, judge it: a row of the table"
     set_seed(seed)
     args, clock = dict(RECIPES[name]), ProcessorMinutes(o.minutes)
-    if 'cbs' in args: args['cbs'] = made(args['cbs'])
-    if 'augment' in args: args['augment'] = args['augment']()
+    args |= {k: args[k]() for k in ('cbs', 'augment') if k in args}              # classes, made anew for each
     learn = spade_learner(loaders(data, o), **args, sample_grid=None)
     with learn.no_bar(), learn.no_logging(): learn.fit(10000, cbs=clock)
     file = o.out/f'{data}-{[*RECIPES].index(name)}-{seed}.pt'

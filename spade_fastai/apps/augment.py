@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/apps/augment.html.md"""
 __all__ = ['augment']
 
 # %% ../../nbs/lib/apps/05d_augment.ipynb #c6f7c511245
-import csv, hashlib, json, time
+import csv, json, time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +28,9 @@ from .pastes import check_want, invented, pasted, pieces_of
 from .arms import ARMS, agreement, arm_sets, arm_table, best_of, run_arms, verdict
 from .scarce import (Pairs, cut_class, draw_pictures, land_pairs, pairs_of_dls, read_pairs,
                                       train_generator)
-from .handover import as_learner, save_onnx, save_pair, to_uint8
+from .handover import as_learner, save_onnx, save_pair
+from .marks import net_hash
+from ..drawing import as_picture
 
 # %% ../../nbs/lib/apps/05d_augment.ipynb #ccfb25deb71
 @dataclass
@@ -177,16 +179,10 @@ class Augmented:
 # %% ../../nbs/lib/apps/05d_augment.ipynb #c3f963c9c07
 def picture_rows(masks:Tensor, pictures:Tensor, palette, n:int=8) -> Image.Image:
     "Masks above what was drawn for them, `n` in a row"
-    m, p = np.concatenate([*palette.paint(masks[:n])], 1), np.concatenate([to_uint8(o) for o in pictures[:n]], 1)
+    m, p = np.concatenate([*palette.paint(masks[:n])], 1), np.concatenate([as_picture(o) for o in pictures[:n]], 1)
     im = Image.fromarray(np.concatenate([m, p]))
     k = max(1, 96//masks.shape[-1])
     return im.resize((im.width*k, im.height*k), Image.NEAREST)
-
-def net_hash(net:nn.Module) -> str:
-    "Twelve letters that tell weights apart"
-    h = hashlib.sha256()
-    for k, v in sorted(net.state_dict().items()): h.update(k.encode() + v.detach().cpu().contiguous().numpy().tobytes())
-    return h.hexdigest()[:12]
 
 # %% ../../nbs/lib/apps/05d_augment.ipynb #c07bbb1e8f0
 class Progress:

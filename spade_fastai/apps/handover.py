@@ -16,14 +16,10 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 from fastai.vision.all import CrossEntropyLossFlat, Learner, Normalize, SegmentationDataLoaders
 from .. import __version__
+from ..drawing import as_picture
+from .marks import mark_of
 
 # %% ../../nbs/lib/apps/05c_handover.ipynb #cb0a829690a
-MARK = dict(SYNTHETIC='YES', SOFTWARE=f'spade_fastai {__version__}')
-
-def to_uint8(picture:Tensor) -> np.ndarray:
-    "[3,H,W] in [-1,1] to [H,W,3] of 0..255"
-    return ((picture.permute(1, 2, 0).clamp(-1, 1) + 1)*127.5).round().byte().numpy()
-
 def _png(file, a, tags):
     info = PngImagePlugin.PngInfo()
     for k, v in tags.items(): info.add_text(k, str(v))
@@ -47,14 +43,14 @@ def save_pair(
     name:str,         # of both files, without ending
     picture:Tensor,   # [3,H,W] in [-1,1]
     mask:Tensor,      # [H,W]
-    note:dict,        # more tags, beside those of `MARK`
+    note:dict,        # more tags, beside those of `mark_of`
     grid=None,        # `Grid` of the place, for GeoTIFF
     form:str='png',   # or 'tif'
 ):
     "Write a picture and its mask, both marked as synthetic"
-    tags, wide = {**MARK, **note}, int(mask.max()) > 255
+    tags, wide = {**mark_of(), **note}, int(mask.max()) > 255
     ids = mask.numpy().astype(np.uint16 if wide else np.uint8)
-    for part, a in (('images', to_uint8(picture)), ('labels', ids)):
+    for part, a in (('images', np.asarray(as_picture(picture))), ('labels', ids)):
         file = Path(folder)/part/f'{name}.{form}'
         file.parent.mkdir(parents=True, exist_ok=True)
         _png(file, a, tags) if form == 'png' else _tif(file, a, tags, grid)
@@ -101,7 +97,7 @@ def save_onnx(
                           dynamo=True, external_data=False, verbose=False)
     model = onnx.load(str(file))
     said = dict(model_type='Segmentor', class_names=dict(enumerate(map(str, codes))), tiles_size=size,
-                tiles_overlap=overlap, seg_thresh=0., made_by=MARK['SOFTWARE'])
+                tiles_overlap=overlap, seg_thresh=0., made_by=f'spade_fastai {__version__}')
     if resolution: said['resolution'] = resolution
     onnx.helper.set_model_props(model, {k: json.dumps(v) for k, v in said.items()})
     onnx.save(model, str(file))

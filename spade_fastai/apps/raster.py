@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/apps/raster.html.md"""
 __all__ = ['RasterJob', 'draw_raster']
 
 # %% ../../nbs/lib/apps/04_raster.ipynb #c914017d639
-import hashlib, json, math, os, shutil
+import json, math, os, shutil
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -45,12 +45,6 @@ def stretch(at:int, n:int, most:int, halo:int, least:int, scale:int) -> tuple[in
     return max(min(a, b - least), 0), b
 
 # %% ../../nbs/lib/apps/04_raster.ipynb #c61a677c422
-def net_hash(gen:nn.Module) -> str:
-    "16 digits that stand for the weights of a network"
-    h = hashlib.sha256()
-    for k, v in sorted(gen.state_dict().items()): h.update(k.encode() + v.detach().cpu().float().numpy().tobytes())
-    return h.hexdigest()[:16]
-
 class Canvas:
     "A mask whose pixels lie in whole cells on the ground"
     def __init__(self, mask, encode, step:int, reader=None):

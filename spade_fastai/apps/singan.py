@@ -21,6 +21,7 @@ from fastcore.all import L, delegates
 from scipy import ndimage
 from ..core import *
 from ..core import plain
+from ..drawing import as_picture
 from ..data.images import *
 from ..nets.norms import *
 from ..train.losses import *
@@ -94,10 +95,6 @@ class ScaleByScale(Callback):
     def load_state_dict(self, state:dict): vars(self).update(state)
 
 # %% ../../nbs/lib/apps/01_singan.ipynb #c3467963514
-def as_pil(x:Tensor) -> PILImage:
-    "[3,H,W], about in [-1,1], as a picture"
-    return PILImage.create(((x.float().cpu() + 1)*127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
-
 def as_tensor(picture) -> Tensor:
     "[1,3,H,W] float in [-1,1] of a picture: file, PIL picture or uint8 array [H,W,3]"
     return torch.from_numpy(np.array(open_image(picture))).permute(2, 0, 1)[None]/127.5 - 1
@@ -146,7 +143,7 @@ class Sampler:
             raise ValueError(f"from_scale={first}: a picture enters at scale 1 (coarse, much is invented) to "
                              f"{gen.scale} (fine, hardly anything is)")
         if x is not None: x = resized(x.to(gen.amps), gen.size_at(first - 1, size))
-        with torch.no_grad(): return as_pil(in_eval(gen).grow(ids, gen.draw_z(1, size, rng), x, first)[0])
+        with torch.no_grad(): return as_picture(in_eval(gen).grow(ids, gen.draw_z(1, size, rng), x, first)[0])
 
 # %% ../../nbs/lib/apps/01_singan.ipynb #c2383601705
 def pasted(new:PILImage, old:PILImage, where, feather:float) -> PILImage:
@@ -208,7 +205,7 @@ class OnePicture(Painter):
             for i in range(1, n + 1):
                 x = resized(x, [round(s*factor**(i/n)) for s in size])
                 x = gen.finer(gen.scale, x, torch.randn(x.shape, generator=rng).to(x), ids)
-        return as_pil(x[0])
+        return as_picture(x[0])
 
 class SinGANLearner(OnePicture, GANLearner):
     "Learns one picture, a scale an epoch: `learn.fit(learn.n_scales)`; then `sample`, `paint`, `edit`, …"

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
-from ..core import plain
 from .spectral import *
-from .oasis import CriticBlk, halves_fit
+from .oasis import CriticBlk, checked_pictures, halves_fit
 from .lite0 import *
 
 # %% ../../nbs/lib/nets/14_frozen.ipynb #c6cd9c5bce9
@@ -108,10 +107,7 @@ class FrozenCritic(nn.Module):
         mask=None,       # [B,H,W] integers, only checked
         instance=None,   # not looked at
     ) -> list[list[Tensor]]:
-        self.fits(tuple(image.shape[-2:]))
-        if mask is not None and len(ids := self.encode.ids(mask)) != len(image):
-            raise ValueError(f"{len(image)} pictures but {len(ids)} masks; give a mask for each picture")
-        image, feats = plain(image).to(self.last.weight.dtype), []
+        image, feats = checked_pictures(self, image, mask), []
         *sides, x = self.view(image)
         for i, block in enumerate(self.ups): feats.append(x := block(torch.cat([sides[-i], x], 1) if i else x))
         feats.append(x := self.fine(torch.cat([image, x], 1)))

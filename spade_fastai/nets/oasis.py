@@ -100,6 +100,13 @@ def halves_fit(size, n:int):
                      f"height and width must be multiples of {2**n}, for example {near[0]}×{near[1]}; "
                      "or give it fewer `mults`")
 
+def checked_pictures(critic, image:Tensor, mask) -> Tensor:
+    "`image` as the layers of a segmentation critic take it; raises ValueError where pictures or masks do not fit it"
+    critic.fits(tuple(image.shape[-2:]))
+    if mask is not None and len(ids := critic.encode.ids(mask)) != len(image):
+        raise ValueError(f"{len(image)} pictures but {len(ids)} masks; give a mask for each picture")
+    return plain(image).to(critic.last.weight.dtype)
+
 # %% ../../nbs/lib/nets/09_oasis.ipynb #c4097749345
 @remember_args
 class SegmentationCritic(nn.Module):
@@ -133,10 +140,7 @@ class SegmentationCritic(nn.Module):
         mask=None,       # [B,H,W] integers, only checked
         instance=None,   # not looked at
     ) -> list[list[Tensor]]:
-        self.fits(tuple(image.shape[-2:]))
-        if mask is not None and len(ids := self.encode.ids(mask)) != len(image):
-            raise ValueError(f"{len(image)} pictures but {len(ids)} masks; give a mask for each picture")
-        feats, x = [], plain(image).to(self.last.weight.dtype)
+        feats, x = [], checked_pictures(self, image, mask)
         for block in self.downs: feats.append(x := block(x))
         for i, block in enumerate(self.ups):                                   # beside it what was of this size before
             feats.append(x := block(torch.cat([feats[len(self.downs) - 1 - i], x], 1) if i else x))
