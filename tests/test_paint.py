@@ -64,7 +64,13 @@ async def answers(ws, *messages, until=lambda head: head['is'] in ('error', 'pic
     while not got or not until(got[-1][0]): got.append(unpacked(await asyncio.wait_for(ws.recv(), 60)))
     return got
 
-def drawn_to(n, head): return head['is'] == 'picture' and head['n'] == n and not head['left']
+class DrawnTo:
+    "True from the piece on that leaves nothing to draw, once one of stroke `n` has come: the newest is drawn first"
+    def __init__(self, n): self.n, self.seen = n, False
+    def __call__(self, head):
+        if head['is'] != 'picture': return False
+        self.seen |= head['n'] == self.n
+        return self.seen and not head['left']
 
 def memory(p): return int(Path(f'/proc/{p.pid}/statm').read_text().split()[1])*4096
 
@@ -95,12 +101,23 @@ def test_a_thousand_malformed_messages(server):
         await answers(ws, packed(dict(do='open', w=64, h=64), ids))
         for i in range(500): await ws.send(nonsense(rng))
         last = packed(dict(do='open', w=64, h=64), ids), packed(dict(do='patch', n=7, box=[0, 0, 1, 1]), b'\2')
-        mine = await answers(ws, *last, until=partial(drawn_to, 7))
+        mine = await answers(ws, *last, until=DrawnTo(7))
         return [o['text'] for o, _ in mine if o['is'] == 'error']
     first, before = talk(url, annoy), memory(p)
     second = talk(url, annoy)
     assert len(first) + len(second) > 600 and not [o for o in first + second if 'Traceback' in o or '/' in o]
     assert memory(p) < before + 30e6, 'memory grows'
+
+@pytest.mark.parametrize('patch_first', [True, False])
+def test_the_newest_stroke_is_drawn_first_and_the_rest_follows(model, patch_first):
+    "Whether the patch comes before or after the map is drawn, the wait of these tests ends"
+    s, heads, done = PaintSession(Painted(load_spade(model))), [], DrawnTo(7)
+    s.do(dict(do='open', w=128, h=128), bytes(128*128))
+    if not patch_first: heads.append(s.piece()[0])
+    s.do(dict(do='patch', n=7, box=[0, 0, 1, 1]), b'\2')
+    heads += [head for head, _ in iter(s.piece, None)]
+    assert [o['n'] for o in heads] == ([7, 1] if patch_first else [1, 7]) and not heads[-1]['left']
+    assert [done(o) for o in heads] == [False]*(len(heads) - 1) + [True]
 
 def test_a_message_that_is_too_large_ends_only_its_own_line(server):
     from websockets.exceptions import ConnectionClosed
@@ -124,7 +141,7 @@ def test_twenty_painters_at_once(server):
             await answers(ws, packed(dict(do='open', w=64, h=64), bytes([i % 4])*64*64))
             for n in range(1, 6):
                 stroke = packed(dict(do='patch', n=n, box=[0, 8*n, 8, 8]), bytes([(i + n) % 4])*64)
-                got = await answers(ws, stroke, until=partial(drawn_to, n))
+                got = await answers(ws, stroke, until=DrawnTo(n))
             return [o['is'] for o, _ in got]
     async def all_of_them(): return await asyncio.gather(*map(one, range(20)))
     assert all(o[-1] == 'picture' and 'error' not in o for o in asyncio.run(all_of_them()))
