@@ -57,6 +57,7 @@ from .train.oasis import *
 from .train.warp import *
 from .drawing import *
 from .saving import *
+from .pretrained import *
 from .export import *
 from .metrics import *
 from .score import *

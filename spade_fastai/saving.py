@@ -10,6 +10,7 @@ __all__ = ['to_config', 'from_config', 'modern', 'save_spade', 'read_config', 'l
 # %% ../nbs/lib/03_saving.ipynb #c360864561
 import json, os
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 import torch
@@ -116,16 +117,22 @@ def modern(o):
     return o
 
 # %% ../nbs/lib/03_saving.ipynb #c694216792
+def _lean(gan:GAN) -> GAN:
+    "A copy of what draws, in half precision"
+    return GAN(deepcopy(gan.generator), nn.Identity(), deepcopy(gan.encoder)).half()
+
 def save_spade(
     gan:GAN,            # generator and critic, and perhaps an encoder
     path,               # file to write, `.safetensors`
     reader=None,        # `MaskReader` of the data: how files become class ids, names, colours
+    lean:bool=False,    # only what draws, in half precision: less than half the size
     **extra             # anything JSON can hold, kept as `extra`
 ) -> Path:
     "Write all networks and the configuration they were built with into one file"
     path = file_path(path)
     if reader is not None and not isinstance(getattr(reader, 'settings', None), dict):
         raise ValueError(f"reader={reader!r} must be a `MaskReader`, whose settings are written, or None")
+    if lean: gan = _lean(gan)
     check_finite('the network', gan)
     nets = {k: None if (net := getattr(gan, k)) is None else to_config(net) for k in ('generator', 'critic', 'encoder')}
     data = None if reader is None else reader.settings

@@ -32,7 +32,8 @@ RECIPES = {
     'frozen, tiny':       field,
     'frozen + Lite0':     dict(field, gen_loss=lite, weights=dict(vgg=1)),
     'frozen, bent masks': dict(field, cbs=WarpMasks),
-    'frozen + diverse':   dict(field, gen_loss=dict(diverse=DiversityLoss), weights=dict(diverse=3))}
+    'frozen + diverse':   dict(field, gen_loss=dict(diverse=DiversityLoss), weights=dict(diverse=3)),
+    'frozen + both':      dict(field, gen_loss=dict(lite, diverse=DiversityLoss), weights=dict(vgg=1, diverse=3))}
 
 def land(o):
     path = make_landcover(o.out/'land', n=1000, size=64)

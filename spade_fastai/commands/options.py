@@ -14,8 +14,9 @@ import torch
 from fastcore.all import Path, store_true
 from ..spaces import as_space
 from ..texture import RINGS
+from ..pretrained import network_file
 from ..learner import *
-from .terminal import can_hold, check_number, check_places, check_text
+from .terminal import can_hold, check_number, check_places, check_text, flag
 
 # %% ../../nbs/commands/03_options.ipynb #c0ef869c3cd
 @dataclass
@@ -40,13 +41,14 @@ class TrainOptions:
     tiles:int=1000         # tiles of the built-in land cover
     workers:int=0          # processes that load pictures
     score:store_true=False # judge the network at the end by all measures: a table, some minutes more
+    from_:str=None         # weights to begin with: landcover, which the package brings, a file, or a run's folder
     resume:str=None        # folder of a run that was ended before its time: go on with it; it knows its options
 
 # %% ../../nbs/commands/03_options.ipynb #c1758624508
 def as_options(text):
     "`ignore=255` in a message as one types it: `--ignore 255`"
     names = '|'.join(o.name for o in fields(TrainOptions))
-    as_typed = lambda m: f"`--{m[1]}`" if m[2] in ('', 'True') else f"`--{m[1]} {m[2]}`"
+    as_typed = lambda m: f"`{flag(m[1])}`" if m[2] in ('', 'True') else f"`{flag(m[1])} {m[2]}`"
     return re.sub(f"`({names})=([^`]*)`", as_typed, text)
 
 # %% ../../nbs/commands/03_options.ipynb #c1366576838
@@ -72,6 +74,7 @@ def _check_each(o):
     if o.bs == 1: raise ValueError("--bs 1 does not work with the batch norm of the presets; pass --bs 2 or more")
     if o.codes and Path(o.codes).is_dir():
         raise ValueError(f"--codes {o.codes} is a folder; name the file in it, such as {Path(o.codes)/'codes.txt'}")
+    if o.from_ is not None and o.resume is None: network_file(o.from_)
     ignored(o.ignore), check_places(o)
 
 # %% ../../nbs/commands/03_options.ipynb #c637649370
@@ -145,8 +148,8 @@ def _told(folder) -> tuple:
                                 "run")
     try:
         config = json.loads(file.read_text(encoding='utf-8'))
-        told = {k: config['command'][k] for k in {f.name for f in fields(TrainOptions)} - {'resume', 'score'}}
-        told['score'] = bool(config['command'].get('score'))       # runs of before there was a score do not say
+        said = {'score': False, 'from_': None, **config['command']}       # earlier runs do not say these
+        told = {k: said[k] for k in {f.name for f in fields(TrainOptions)} - {'resume'}}
     except (ValueError, LookupError, TypeError) as e:
         raise ValueError(f"--resume {folder}: {file} does not hold the options of a run; start a new one") from e
     return told, config.get('planned_epochs')
@@ -171,8 +174,8 @@ def resumed(**given) -> tuple:
         raise ValueError(f"--out {given['out']} and --resume {folder} are two folders; leave --out away")
     for k in sorted(set(given) - MAY_DIFFER):
         if asked[k] != told[k]:
-            raise ValueError(f"--{k} {given[k]} contradicts the run in {folder}, which has {told[k]}; leave it away, "
-                             "or start a new run without --resume")
+            raise ValueError(f"{flag(k)} {given[k]} contradicts the run in {folder}, which has {told[k]}; leave it "
+                             "away, or start a new run without --resume")
     _finished(folder)
     mine = {k: given.get(k, told[k]) for k in ('device', 'score')}
     return replace(TrainOptions(**told), resume=str(folder), **mine), epochs

@@ -11,14 +11,13 @@ __all__ = ['paint_app', 'PaintOptions', 'serve', 'main']
 import asyncio, contextlib, hmac, json, secrets, socket, sys, webbrowser, os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from fastcore.all import delegates, store_true
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
-import spade_fastai
 from ..saving import *
+from ..pretrained import network_file
 from ..apps.paint import *
 from ..apps.paint import page_file
 from .terminal import EXPECTED, check_number, check_text, run_command, said, shown, typed
@@ -128,7 +127,7 @@ def paint_app(
 @dataclass
 class PaintOptions:
     "Paint a map in the browser and see the picture that a network draws of it"
-    model:str=None           # file of `save_spade`, or the folder of a run; default: the one that the package brings
+    model:str='landcover'    # the network that the package brings, a file of `save_spade`, or the folder of a run
     host:str='127.0.0.1'     # address to listen on; another than this computer's own asks for a token
     port:int=None            # default: the first that is free from 8000 on
     side:int=2048            # height and width of the largest map in pixels
@@ -136,20 +135,6 @@ class PaintOptions:
     quiet:store_true=False   # do not open the browser
 
 # %% ../../nbs/commands/06_paint.ipynb #ce0195245e2
-def shipped() -> Path|None:
-    "The network that the package brings, if it does"
-    return next(iter(sorted(Path(spade_fastai.__file__).parent.rglob('*.safetensors'))), None)
-
-def model_file(model) -> Path:
-    "The file that holds the network"
-    if model is None and (found := shipped()): return found
-    cure = 'train one in four minutes with `spade-train`, then `spade-paint spade_run`'
-    if model is None: raise ValueError(f"this version brings no network; {cure}")
-    path = Path(model)
-    if path.is_dir(): path = path/'model.safetensors'
-    if not path.is_file(): raise FileNotFoundError(f"there is no {path}; name a file of `save_spade`, or {cure}")
-    return path
-
 def listening(host:str, port:int|None) -> socket.socket:
     "A socket at `port`, or at the first free one from 8000 on"
     for p in range(8000, 8020) if port is None else [port]:
@@ -171,13 +156,13 @@ def has_screen() -> bool:
 # %% ../../nbs/commands/06_paint.ipynb #c5063833e3d
 @delegates(PaintOptions, but=['model'])
 def serve(
-    model=None,   # as in `PaintOptions`
+    model='landcover',   # as in `PaintOptions`
     **kwargs
 ):
     "Paint in the browser, until Ctrl-C"
     import uvicorn
     o = settled(PaintOptions(model, **kwargs))
-    file, token = model_file(o.model), None if o.host in LOOPBACK else secrets.token_urlsafe(16)
+    file, token = network_file(o.model), None if o.host in LOOPBACK else secrets.token_urlsafe(16)
     name = file.stem if file.stem != 'model' else file.absolute().parent.name
     net = Painted(load_spade(file), name=name.replace('_', ' '), most=o.side**2)
     sock = listening(o.host, o.port)

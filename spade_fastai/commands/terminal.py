@@ -66,6 +66,8 @@ def on_signals(
         for s, h in old.items(): signal.signal(s, h)
 
 # %% ../../nbs/commands/00_terminal.ipynb #c3325016158
+def flag(name:str) -> str: return f"--{name.rstrip('_')}"           # `from` is a word of Python: the option is `from_`
+
 def typed(
     cls,        # dataclass of the options
     prog:str,   # name of the command
@@ -75,9 +77,10 @@ def typed(
     parser = anno_parser(cls, prog=prog)
     parser.error = lambda e: parser.exit(2, f'{prog}: {shown(e)}; `{prog} --help` shows what there is\n')
     parser.set_defaults(**{o.name: None for o in fields(cls)})
+    parser.format_help = lambda said=parser.format_help: re.sub(r'(--\w+)[_-](?=[\s\],])', r'\1', said())
     args = vars(parser.parse_args(argv))
     for k, v in args.items():
-        if isinstance(v, list): parser.error(f'argument --{k}: expected one value, not --')    # `--out=--`
+        if isinstance(v, list): parser.error(f'argument {flag(k)}: expected one value, not --')    # `--out=--`
     return {o.name: args[o.name] for o in fields(cls) if args[o.name] is not None}
 
 def run_command(
@@ -104,7 +107,7 @@ def check_number(
     good = isinstance(value, numbers.Integral if 'whole' in kind else numbers.Real) and not isinstance(value, bool)
     if good and least <= value <= most: return
     bounds = f'from {least} to {most}' if most < math.inf else f'of {least} or more'
-    raise ValueError(f"--{name} must be {kind} {bounds}, not {value!r:.80}")
+    raise ValueError(f"{flag(name)} must be {kind} {bounds}, not {value!r:.80}")
 
 def check_text(
     options,  # a dataclass
@@ -112,9 +115,9 @@ def check_text(
     "Raises ValueError for text that is empty, or that no terminal should show"
     for name, value in vars(options).items():
         if not isinstance(value, (str, Path)): continue
-        if not str(value).strip(): raise ValueError(f"--{name} is empty; leave it out, or say something")
+        if not str(value).strip(): raise ValueError(f"{flag(name)} is empty; leave it out, or say something")
         if any(unicodedata.category(c) == 'Cc' for c in str(value)):
-            raise ValueError(f"--{name} {shown(ascii(str(value)))} holds a control character; rename the file, or "
+            raise ValueError(f"{flag(name)} {shown(ascii(str(value)))} holds a control character; rename the file, or "
                              "type it anew")
 
 # %% ../../nbs/commands/00_terminal.ipynb #c786258310

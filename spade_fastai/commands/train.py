@@ -32,6 +32,7 @@ from ..train.ema import *
 from ..train.resume import *
 from ..learner import *
 from ..saving import *
+from ..pretrained import *
 from ..metrics import *
 from .terminal import (EXPECTED, SIGNALS, Stopped, new_folder, on_signals, only_one, run_command,
                                             shown, typed, whole_file)
@@ -374,7 +375,9 @@ def _own(o) -> DataLoaders:
 def _learner(o, dls) -> SpadeLearner:
     print(f"{len(dls.train_ds)} pictures to learn from, {len(dls.valid_ds)} held back, {dls.n_classes} classes, "
           f"{o.size} pixels; preset {o.preset} on {o.device}")
-    return spade_learner(dls, presets[o.preset], sample_grid=None, cbs=EMA())
+    learn = spade_learner(dls, presets[o.preset], sample_grid=None, cbs=EMA())
+    if o.from_ is not None and o.resume is None: print(f'begins with {o.from_}: {start_from(learn, o.from_)}')
+    return learn
 
 # %% ../../nbs/commands/04_train.ipynb #c1ec1ffe376
 def _fitted(learn, o, epochs) -> dict:
