@@ -67,7 +67,8 @@ from .apps.singan import load_singan, paper_singan, patch_distance, quick_singan
 from .apps.flight import World, flight_learner, fly
 from .apps.augment import augment
 from .apps.paint import paint
-from .apps.marks import read_mark, save_marked, unmarked
+from .synthetic import unmarked
+from .apps.marks import read_mark, save_marked
 from .apps.raster import draw_raster
 from .official import *
 

@@ -195,6 +195,19 @@ def unchanged(net:nn.Module, theirs:dict) -> dict:
     kept = getattr(getattr(net, 'generator', net), 'official_kept', {})
     return {k: read for k,(read, was) in kept.items() if k in theirs and torch.equal(was, theirs[k])}
 
+# %% ../nbs/lib/05_official.ipynb #c54048a56ec
+TERMS = {**dict.fromkeys(('SPADE', 'CLADE', 'SEAN'), 'CC BY-NC-SA 4.0, which forbids commercial use'), 'OASIS': 'AGPL-3.0'}
+_told = set()   # codes whose terms were printed
+
+def tell_terms(path, kind:str):
+    "Print, once for each code, under which licence its authors published it"
+    name = next(o for o in TERMS if kind.startswith(o))
+    if name in _told: return
+    _told.add(name)
+    print(f"{path} holds weights of {kind}. As far as we know its authors publish their code under {TERMS[name]}. "
+          "If these weights are theirs, read their terms, and those of the pictures they learned from: whether you may use "
+          "them, and what they draw, is for you to check.")
+
 # %% ../nbs/lib/05_official.ipynb #cf29826dd4a
 def load_official(
     path,                   # `*_net_G.pth`, `*_net_D.pth` or `*_net_E.pth` of SPADE's code, or of the family's
@@ -220,6 +233,7 @@ def load_official(
         net = shaped_like(sd, path, hints, what)
         net.load_state_dict(what.ours(sd, net))
         keep(net, sd, what.theirs(net))
+    tell_terms(path, what.kind)
     return net.eval()
 
 # %% ../nbs/lib/05_official.ipynb #c2af2a25f36

@@ -144,7 +144,7 @@ def wrong_words(src):
 
 # Who may import whom
 
-FLOORS = ['core guards palette noise', 'data nets', 'train', 'fast',
+FLOORS = ['core guards palette noise synthetic', 'data nets', 'train', 'fast',
           'learner drawing saving pretrained export baselines spaces texture metrics score', 'apps',
           'official_names official_family official', 'commands']
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}

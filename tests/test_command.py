@@ -3,6 +3,7 @@ import csv, json, os, re, shutil, signal, subprocess, sys, time
 import numpy as np, pytest
 from PIL import Image
 from conftest import ROOT
+from spade_fastai.apps.marks import read_mark
 
 CMD = [sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.commands.train import main; main()']
 SMALL = '--tiles 40 --size 32 --bs 4 --device cpu'.split()
@@ -26,6 +27,7 @@ def test_a_run_and_a_second_one(tmp_path):
     assert len(rows) == 2 and all(float(r['feat']) > 0 for r in rows)
     assert [o.name for o in sorted((out/'samples').iterdir())] == ['epoch_000.png', 'epoch_001.png']
     assert np.array(Image.open(out/'samples.png')).std() > 20
+    for o in ('samples.png', 'samples/epoch_000.png'): assert read_mark(out/o)['SYNTHETIC'] == 'PARTLY', o
     assert 'feat' in first.stdout and 'samples.png' in first.stdout            # the table of losses, and where to look
     before = {o: o.stat().st_mtime_ns for o in out.rglob('*')}
     second = spade_train(*SMALL, '--epochs', 2, cwd=tmp_path)

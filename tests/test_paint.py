@@ -258,6 +258,7 @@ def test_save_and_load_ids_equal(page, tmp_path):
     page.get_by_text('has id 9; classes are 0 to 3').wait_for()
     picture = Image.open(saved(page, 'Save picture'))
     assert (np.array(picture) == pixels(page)).all() and picture.info['Comment'].startswith('Synthetic')
+    assert picture.info['SYNTHETIC'] == 'YES' and picture.info['DIGITALSOURCETYPE'].endswith('/trainedAlgorithmicMedia')
 
 def test_by_keyboard_alone(page):
     before = pixels(page, 'Mask')

@@ -29,7 +29,8 @@ from .arms import ARMS, agreement, arm_sets, arm_table, best_of, run_arms, verdi
 from .scarce import (Pairs, cut_class, draw_pictures, land_pairs, pairs_of_dls, read_pairs,
                                       train_generator)
 from .handover import as_learner, save_onnx, save_pair
-from .marks import net_hash
+from ..synthetic import *
+from .marks import *
 from ..drawing import as_picture
 
 # %% ../../nbs/lib/apps/05d_augment.ipynb #ccfb25deb71
@@ -229,7 +230,7 @@ def write_pairs(
         csv.writer(f, lineterminator='\n').writerows(rows)
     (out/'pairs'/'codes.txt').write_text('\n'.join(pairs.codes) + '\n', encoding='utf-8')
     first = torch.from_numpy(np.isin(masks[1], ['pasted'])) & keep
-    picture_rows(masks[0][first], pictures[first], pairs.reader.palette).save(out/'pictures.png')
+    save_marked(picture_rows(masks[0][first], pictures[first], pairs.reader.palette), out/'pictures.png', COMPOSITE)
 
 # %% ../../nbs/lib/apps/05d_augment.ipynb #cad8107d9be
 class Settled:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastai.vision.all import CrossEntropyLossFlat, Learner, Normalize, SegmentationDataLoaders
 from .. import __version__
 from ..drawing import as_picture
-from .marks import mark_of
+from ..synthetic import *
 
 # %% ../../nbs/lib/apps/05c_handover.ipynb #cb0a829690a
 def _png(file, a, tags):

@@ -17,6 +17,7 @@ from torch import nn
 from fastprogress.fastprogress import progress_bar
 from ..guards import check_finite, in_eval, whole
 from ..noise import *
+from ..synthetic import *
 from ..data.errors import *
 from ..data.grids import *
 from ..data.grids import gdal_env, need_rasterio, placeless

@@ -12,6 +12,7 @@ import contextlib, re, shutil, sys
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.all import delegates, store_true
+from ..synthetic import *
 from ..data.grids import *
 from ..saving import *
 from ..apps.marks import *

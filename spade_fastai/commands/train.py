@@ -20,6 +20,7 @@ import torchvision
 from fastai.vision.all import Callback, CancelFitException, DataLoaders, noop, set_seed
 from fastcore.all import Path, delegates
 from .. import __version__
+from ..synthetic import *
 from ..data.landcover import make_landcover
 from ..data.lists import read_table
 from ..data.splits import by_words
@@ -193,13 +194,14 @@ def plot_samples(
     grid = SampleGrid(n=n, show=False)
     grid.learn = learn
     grid.before_fit()
-    save_figure(grid.plot(), path, dpi=120, bbox_inches='tight')
+    save_figure(grid.plot(), path, dpi=120, bbox_inches='tight', metadata=mark_of(COMPOSITE))
 
 # %% ../../nbs/commands/04_train.ipynb #c2359183932
 class WholeSamples(SampleGrid):
     "A `SampleGrid` whose files are there whole or not at all"
     def put(self, fig, in_notebook:bool):
-        save_figure(fig, self.folder/f'epoch_{self.epoch:03d}.png', dpi=100, bbox_inches='tight')
+        save_figure(fig, self.folder/f'epoch_{self.epoch:03d}.png', dpi=100, bbox_inches='tight',
+                    metadata=mark_of(COMPOSITE))
 
 class LossTable(Callback):
     "The table of losses as a csv file, as fastai's `CSVLogger` has it"

@@ -18,6 +18,7 @@ import torch
 from fastai.vision.all import Callback, TensorImage
 from fastcore.all import IN_NOTEBOOK, L
 from ..guards import in_eval, whole
+from ..synthetic import *
 
 # %% ../../nbs/lib/train/08_callbacks.ipynb #0814a032
 @contextmanager
@@ -135,7 +136,8 @@ class SampleGrid(Callback):
         "Save the figure, and put it in the place of the one before"
         if self.folder is not None:
             Path(self.folder).mkdir(parents=True, exist_ok=True)
-            fig.savefig(Path(self.folder)/f'epoch_{self.epoch:03d}.png', dpi=100, bbox_inches='tight')
+            fig.savefig(Path(self.folder)/f'epoch_{self.epoch:03d}.png', dpi=100, bbox_inches='tight',
+                        metadata=mark_of(COMPOSITE))
         if in_notebook: self.handle = renewed(self.handle, fig)
         plt.close(fig)
 

@@ -388,7 +388,8 @@ class Paint {
   async save(picture = false) {
     const { w, h, data } = this.map, { codes, colors, name } = this.model
     const rgb = picture && this.picture.getImageData(0, 0, w, h).data.filter((_, i) => i % 4 < 3)
-    const text = { Software: `spade_fastai, ${name}`, Comment: 'Synthetic: drawn by a network from a painted mask', Seed: this.seed }
+    const text = { SYNTHETIC: 'YES', DIGITALSOURCETYPE: 'http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia',
+      SOFTWARE: `spade_fastai, ${name}`, SEED: this.seed, Software: `spade_fastai, ${name}`, Comment: 'Synthetic: drawn by a network from a painted mask', Seed: this.seed }
     const bytes = picture ? await writePNG(w, h, rgb, null, text) : await writePNG(w, h, data, colors, { Classes: codes.join(', ') })
     const url = URL.createObjectURL(new Blob([bytes], { type: 'image/png' }))
     make('a', { href: url, download: picture ? 'picture.png' : 'mask.png' }).click()
