@@ -195,8 +195,9 @@ def unchanged(net:nn.Module, theirs:dict) -> dict:
     kept = getattr(getattr(net, 'generator', net), 'official_kept', {})
     return {k: read for k,(read, was) in kept.items() if k in theirs and torch.equal(was, theirs[k])}
 
-# %% ../nbs/lib/05_official.ipynb #c54048a56ec
-TERMS = {**dict.fromkeys(('SPADE', 'CLADE', 'SEAN'), 'CC BY-NC-SA 4.0, which forbids commercial use'), 'OASIS': 'AGPL-3.0'}
+# %% ../nbs/lib/05_official.ipynb #c8c8e442868
+NC = 'CC BY-NC-SA 4.0, which forbids commercial use'
+TERMS = dict(SPADE=NC, CLADE=NC, SEAN=NC, OASIS='AGPL-3.0')
 _told = set()   # codes whose terms were printed
 
 def tell_terms(path, kind:str):
@@ -205,8 +206,8 @@ def tell_terms(path, kind:str):
     if name in _told: return
     _told.add(name)
     print(f"{path} holds weights of {kind}. As far as we know its authors publish their code under {TERMS[name]}. "
-          "If these weights are theirs, read their terms, and those of the pictures they learned from: whether you may use "
-          "them, and what they draw, is for you to check.")
+          "If these weights are theirs, read their terms, and those of the pictures they learned from: whether you may "
+          "use them, and what they draw, is for you to check.")
 
 # %% ../nbs/lib/05_official.ipynb #cf29826dd4a
 def load_official(
