@@ -1,7 +1,7 @@
 "What is synthetic says so in its file; what is only partly drawn says that; official weights come with their licence"
 import io
 from functools import partial
-import numpy as np, pytest, torch
+import numpy as np, pytest
 from PIL import Image
 from spade_fastai.apps.marks import read_mark, save_marked
 from spade_fastai.drawing import generate

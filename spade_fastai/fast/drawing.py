@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/fast/drawing.html.md"""
 __all__ = ['FoldedSPADE', 'foreign', 'FoldedBlock', 'FoldedGenerator', 'folded', 'copy_of', 'draw_or_grow']
 
 # %% ../../nbs/lib/fast/07_drawing.ipynb #c3228836761
-import copy
+import copy, math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +19,7 @@ from ..nets.norms import *
 from ..nets.spectral import *
 from ..nets.starts import *
 from ..nets.generator import *
+from ..nets.generator import sure_reach
 from .ways import *
 from .ways import as_written, kind
 from .windows import *
@@ -177,6 +178,39 @@ def folded(
 ) -> FoldedGenerator:    # in eval mode
     "A copy of `gen` that draws the same pictures faster and cannot be trained"
     return FoldedGenerator(gen)
+
+# %% ../../nbs/lib/fast/07_drawing.ipynb #c30f7d14e2c
+def cells_around(gen) -> list:
+    "How many cells around a window each block must be given, of features or of the mask, whichever is more"
+    r, found = sure_reach(gen.conv_img), []
+    for block, ups in zip(reversed(gen.blocks), reversed(gen.ups), strict=True):
+        for up in reversed(ups): r = math.ceil(r/2) + sure_reach(up)
+        features, mask = sure_reach(block)
+        found.append(r + max(features, mask))
+        r += features
+    return found[::-1]
+
+def draw_inside(
+    gen:FoldedGenerator,
+    mask:Tensor,   # [1,H,W] ids: the window with its halo
+    z,             # of all of it, or None
+    rows:tuple,    # first and last row of the window, multiples of `scale`, as are H and W
+    cols:tuple,    # first and last column
+) -> Tensor:       # [C,h,w] in [-1,1]
+    "The picture of the window, and as little around it as can be"
+    ends, s, seen = (rows, cols), gen.scale, [(0, n) for n in mask.shape[-2:]]
+    if not gen.known: return gen(mask, z)[0][(..., *(slice(*o) for o in ends))]
+    cond, z = GrowingGenerator.condition(gen, mask, z)
+    x = gen.start(cond, gen.start_size(cond.size), z).contiguous(memory_format=torch.channels_last)
+    for block, ups, n in zip(gen.blocks, gen.ups, cells_around(gen), strict=True):
+        want = [(max(a, c - n*s), min(b, d + n*s)) for (a, b), (c, d) in zip(seen, ends, strict=True)]
+        if want != seen:
+            cut = (slice((a - o)//s, (b - o)//s) for (a, b), (o, _) in zip(want, seen, strict=True))
+            x, seen = x[(..., *cut)].contiguous(memory_format=torch.channels_last), want
+            cond = gen.encode(mask[(..., *(slice(*o) for o in want))])
+        x, s = ups(block(x, cond)), s//2**len(ups)
+    pic = torch.tanh(gen.conv_img(F.leaky_relu_(x, .2)))[0]
+    return pic[(..., *(slice(c - a, d - a) for (a, _), (c, d) in zip(seen, ends, strict=True)))]
 
 # %% ../../nbs/lib/fast/07_drawing.ipynb #c2352321322
 _plain = {int, float, bool, str, tuple, type(None)}
