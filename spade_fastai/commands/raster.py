@@ -14,6 +14,7 @@ from pathlib import Path
 from fastcore.all import delegates, store_true
 from ..synthetic import *
 from ..data.grids import *
+from ..fast.ways import *
 from ..saving import *
 from ..apps.marks import *
 from ..apps.raster import *
@@ -27,7 +28,10 @@ class RasterOptions:
     out:str=None               # GeoTIFF to write; may be the second word
     model:str='spade_run'      # file of `save_spade`, or the folder of a run of spade-train
     seed:int=0                 # of the noise
-    tile:int=1024              # height and width of the windows in pixels; the picture is the same by any
+    tile:int=512               # height and width of the tiles of the file; the picture is the same by any
+    window:int=1024            # pixels of the windows that are drawn: less needs less memory, and changes last bits
+    compress:str='deflate'     # of the file: deflate, zstd, lzw or none
+    clear:store_true=False     # draw as the network is written: slow, and equal to the whole in every bit
     part:str=None              # draw one part alone: 3/10 is the third of ten
     join:store_true=False      # all parts are drawn: join them
     unmarked:store_true=False  # do NOT say in the file that it is synthetic
@@ -45,9 +49,9 @@ def check_room(mask, out:Path):
     if out.suffix.lower() not in ('.tif', '.tiff'): raise ValueError(f"{out} must end in .tif")
     if not out.absolute().parent.is_dir(): raise FileNotFoundError(f"there is no folder {out.parent}; make it first")
     h, w = grid_of(mask).size
-    need, free = 3*h*w, shutil.disk_usage(out.absolute().parent).free
+    need, free = 9*h*w, shutil.disk_usage(out.absolute().parent).free
     if need < free: return
-    raise OSError(f"a picture of {w}×{h} pixels has {need/1e9:.1f} GB before it is compressed, and there are "
+    raise OSError(f"a picture of {w}×{h} pixels, its pieces and a copy have up to {need/1e9:.1f} GB, and there are "
                   f"{free/1e9:.1f} GB free beside {out}; make room there")
 
 # %% ../../nbs/commands/07_raster.ipynb #c97f27af03c
@@ -62,14 +66,15 @@ def raster(
     check_text(o)
     if mask is None or out is None: raise ValueError("say two files: spade-raster MASK OUT")
     if o.part and o.join: raise ValueError("--join comes when all parts are drawn; leave --part out")
-    check_number('seed', o.seed, 0, 2**63 - 1), check_number('tile', o.tile, 1, 2**16)
+    check_number('seed', o.seed, 0, 2**63 - 1), check_number('window', o.window, 1, 2**16)
     part, file = part_of(o.part), Path(o.model)
     file = file/'model.safetensors' if file.is_dir() else file
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}; train a network with `spade-train`, and name it by --model")
     check_room(mask, Path(out))
-    with unmarked() if o.unmarked else contextlib.nullcontext():
-        made = draw_raster(load_spade(file), mask, out, part='join' if o.join else part, seed=o.seed, tile=o.tile)
+    how = dict(seed=o.seed, window=o.window, tile=o.tile, compress=o.compress)
+    with unmarked() if o.unmarked else contextlib.nullcontext(), plain_math() if o.clear else contextlib.nullcontext():
+        made = draw_raster(load_spade(file), mask, out, part='join' if o.join else part, **how)
     print(f"{made}: a synthetic picture, seed {o.seed}" if made else f"part {o.part} of {out} is drawn")
     return made
 

@@ -132,6 +132,11 @@ def plain_math():
     try: yield
     finally: _plain[0] -= 1
 
+# %% ../../nbs/lib/fast/00_ways.ipynb #c24b251f08b
+def is_plain() -> bool:
+    "Whether we are inside `plain_math`"
+    return _plain[0] > 0
+
 # %% ../../nbs/lib/fast/00_ways.ipynb #c1e4ac413f5
 class Way:
     "In the place of a module's `forward`: goes the faster way where there is one and the module is as it was written"
