@@ -88,7 +88,7 @@ class Canvas:
                              f"0..{encode.n_ids - 1}; draw with the network that was trained on such masks")
         return tuple(o[r - r[0]][:, c - c[0]] for o in (a, valid))
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #c5846507a4f
+# %% ../../nbs/lib/apps/04_raster.ipynb #cda87aa0eb4
 @dataclass
 class RasterForm:
     "How the picture of a mask is stored"
@@ -115,7 +115,7 @@ class RasterForm:
         if len(names) == count: return list(names)
         raise ValueError(f"names={self.names} are {len(names)}, but the network draws {count} bands")
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #c689932be89
+# %% ../../nbs/lib/apps/04_raster.ipynb #c488f4cd357
 def check_windows(net, z=None, scale=None):
     "Raises ValueError for a network whose picture cannot be drawn by windows, or a style or scale that does not fit it"
     check_finite('the network', net)
