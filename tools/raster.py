@@ -13,8 +13,7 @@ from spade_fastai.apps.raster import RasterJob, as_stored, draw_raster, drawn_bo
 from spade_fastai.data.grids import gdal_env, need_rasterio
 from spade_fastai.data.landcover import landcover_tile
 from spade_fastai.data.raster import Raster
-from spade_fastai.fast.conv import ReadyConv
-from spade_fastai.fast.drawing import folded
+from spade_fastai.fast.drawing import cells_around, folded
 from spade_fastai.fast.ways import plain_math, with_limits
 from spade_fastai.nets.generator import SPADEGenerator
 from spade_fastai.nets.norms import SPADE
@@ -32,13 +31,13 @@ def network(nf=16):
     gen.conv_img.weight.data.mul_(.3)
     return gen.eval()
 
-def a_mask(fn, side):
+def a_mask(fn, side, off=0):
     "A mask of built-in land, `side` pixels high and wide, written in windows of 1024, with a place"
     rio = need_rasterio(fn)
     rng, n = np.random.default_rng(0), 256
     some = [landcover_tile([7, i], (n, n))[0] for i in range(8)]
     kw = dict(driver='GTiff', height=side, width=side, count=1, dtype='uint8', tiled=True, compress='deflate',
-              transform=rio.Affine(2, 0, 2048, 0, -2, -2048), crs='EPSG:32633')
+              transform=rio.Affine(2, 0, 2048 + 2*off, 0, -2, -2048 - 2*off), crs='EPSG:32633')
     with gdal_env(rio), rio.open(fn, 'w', **kw) as dst:
         for y in range(0, side, n):
             for x in range(0, side, n):
@@ -69,22 +68,19 @@ def speed(tmp, side, rounds):
         print(f'{side}×{side}: clear {pair[0]:.2f} s, fast {pair[1]:.2f} s, {pair[0]/pair[1]:.2f}×', flush=True)
     print(f'median {np.median([a/b for a, b in times]):.2f} times as fast')
 
-def multiplications(net, f) -> int:
-    "Of all convolutions of a folded copy while `f()` runs; gamma and beta at every pixel"
-    counts, hooks = [], []
-    def count(m, x, y):
-        c = m.conv if isinstance(m, ReadyConv) else m
-        counts.append(y.numel()*c.in_channels*c.kernel_size[0]*c.kernel_size[1])
-    inner = {m.conv for m in net.modules() if isinstance(m, ReadyConv)}
-    for m in net.modules():
-        if isinstance(m, ReadyConv) or isinstance(m, torch.nn.Conv2d) and m not in inner:
-            hooks.append(m.register_forward_hook(count))
-    with with_limits(share=0): f()
-    for h in hooks: h.remove()
-    return sum(counts)
+def multiplications(net, seen, ends) -> int:
+    "Of the convolutions of a folded copy, gamma and beta at every pixel: a window that sees `seen` to draw `ends`"
+    of = lambda m: sum(c.in_channels*c.weight[:, 0].numel() for c in m.modules() if isinstance(c, torch.nn.Conv2d))
+    cells = lambda s: (seen[0][1] - seen[0][0])//s*((seen[1][1] - seen[1][0])//s)
+    s, total = net.scale, of(net.start)*cells(net.scale)
+    for block, ups, n in zip(net.blocks, net.ups, cells_around(net), strict=True):
+        seen = [(max(a, c - n*s), min(b, d + n*s)) for (a, b), (c, d) in zip(seen, ends, strict=True)]
+        total, s = total + of(block)*cells(s), s//2**len(ups)
+    return total + of(net.conv_img)*cells(s)
 
 def overhead(tmp, side, rounds):
-    gen, mask = network(), a_mask(tmp/'mask.tif', side)
+    "The mask begins between two windows, as it does in life"
+    gen, mask = network(), a_mask(tmp/'mask.tif', side, off=392)
     job, whole = RasterJob(gen, mask, tmp/'o.tif'), folded(gen)
     ids, z = whole_of(job)
     @torch.no_grad()
@@ -92,7 +88,11 @@ def overhead(tmp, side, rounds):
         whole.forget()
         whole(ids, z)
     print(f'{len(job.boxes)} windows of up to {job.window} on {side}×{side}', flush=True)
-    windows, once = multiplications(job.draws, lambda: all_of(job)), multiplications(whole, at_once)
+    (H, W), h = job.canvas.size, job.halo
+    around = lambda at, n, most: (max(at - h, 0), min(at + n + h, most))
+    windows = sum(multiplications(whole, (around(y, h0, H), around(x, w0, W)), ((y, y + h0), (x, x + w0)))
+                  for y, x, h0, w0 in job.boxes)
+    once = multiplications(whole, ((0, H), (0, W)), ((0, H), (0, W)))
     print(f'multiplications: {windows/1e9:.1f} G by windows, {once/1e9:.1f} G at once: {windows/once:.3f}', flush=True)
     for _ in range(rounds):
         a, b = spent(lambda: all_of(job)), spent(at_once)
