@@ -1,12 +1,13 @@
 "spade-raster: the same picture by any tile, in parts, after a kill; a valid COG of any depth; memory stays flat"
 import json, os, signal, subprocess, sys, time
 from functools import partial
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from conftest import ROOT
 
 rasterio = pytest.importorskip('rasterio')
 from spade_fastai.apps.marks import read_mark
-from spade_fastai.apps.raster import RasterJob, cog_options, draw_raster, noise_of, parts_of
+from spade_fastai.apps.raster import RasterForm, RasterJob, as_stored, cog_options, draw_raster, noise_of, parts_of
 from spade_fastai.core import OneHot
 from spade_fastai.data.grids import same_grid, write_tiff
 from spade_fastai.data.raster import Raster, Scale
@@ -55,6 +56,8 @@ def test_any_tile_and_any_parts_give_the_same_picture(tmp_path):
     draw = partial(draw_raster, gen, mask, seed=3, window=64)
     a, b = (pixels(draw(tmp_path/f'{tile}.tif', tile=tile)) for tile in (256, 1024))
     for part in ((3, 3), (1, 3), (2, 3), 'join'): draw(tmp_path/'parts.tif', part=part)
+    jobs = [RasterJob(gen, mask, tmp_path/'x.tif', window=64, tile=tile) for tile in (256, 1024)]
+    assert jobs[0].boxes == jobs[1].boxes and len(jobs[0].boxes) == 20               # the same is computed
     off = np.abs(a.astype(int) - at_once(gen, mask, 280, 240))
     assert np.array_equal(a, b) and np.array_equal(a, pixels(tmp_path/'parts.tif'))
     assert off.max() <= 1 and (off > 0).mean() < 1e-3 and a.std() > 5
@@ -121,6 +124,14 @@ def test_numbers_are_written_as_the_reader_reads_them(tmp_path, kind):
         assert [o.name for o in ds.colorinterp] == ['red', 'green', 'blue', 'undefined']
     for bad, says in ((dict(scale=Scale([0]*2, [1]*2)), '2 bands'), (dict(names=('a', 'b')), 'draws 4 bands')):
         with pytest.raises(ValueError, match=says): draw_raster(gen, mask, tmp_path/'x.tif', **bad)
+
+@pytest.mark.parametrize('nodata, scale, drawn, stored', [(0, None, -1, 1), (255, None, 1, 254), (9, None, 0, 128),
+                                                          (0, Scale([0], [.4]), -1, np.float32(1e-45))])
+def test_a_drawn_number_is_never_that_of_nodata(nodata, scale, drawn, stored):
+    form = RasterForm(scale=scale)
+    job = SimpleNamespace(form=form, dtype=form.dtype(), nodata=nodata)
+    a = as_stored(job, np.full((1, 1, 2), drawn, np.float32), np.array([[True, False]]))
+    assert a[0, 0].tolist() == [stored, nodata]
 
 def test_what_is_missing_in_the_mask_is_missing_in_the_picture(tmp_path):
     mask = a_mask(tmp_path/'mask.tif', 80, 80, dtype='int16', nodata=-9999)        # does not fit into 8 bits

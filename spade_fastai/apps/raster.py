@@ -88,7 +88,7 @@ class Canvas:
                              f"0..{encode.n_ids - 1}; draw with the network that was trained on such masks")
         return tuple(o[r - r[0]][:, c - c[0]] for o in (a, valid))
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #cda87aa0eb4
+# %% ../../nbs/lib/apps/04_raster.ipynb #ca86237f9d7
 @dataclass
 class RasterForm:
     "How the picture of a mask is stored"
@@ -115,7 +115,7 @@ class RasterForm:
         if len(names) == count: return list(names)
         raise ValueError(f"names={self.names} are {len(names)}, but the network draws {count} bands")
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #c488f4cd357
+# %% ../../nbs/lib/apps/04_raster.ipynb #c80f28b65b4
 def check_windows(net, z=None, scale=None):
     "Raises ValueError for a network whose picture cannot be drawn by windows, or a style or scale that does not fit it"
     check_finite('the network', net)
@@ -204,8 +204,9 @@ def as_stored(job:RasterJob, pic, valid) -> np.ndarray:
     most = np.iinfo(job.dtype) if whole else np.finfo(job.dtype)
     a = (np.rint(a) if whole else a).clip(most.min, most.max).astype(job.dtype)
     if no is None: return a
-    up = job.dtype.type(most.min if no == most.max else most.max)
-    a[a == no] = no + np.sign(up) if whole else np.nextafter(job.dtype.type(no), up)
+    up = no < most.max
+    if whole: a[a == no] = no + 1 if up else no - 1
+    else: a[a == no] = np.nextafter(job.dtype.type(no), job.dtype.type(most.max if up else most.min))
     a[:, ~valid] = no
     return a
 
