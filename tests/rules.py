@@ -54,6 +54,43 @@ def dead_links(text, folder):
     links = re.findall(r'\]\(([^)#\s]+)', text) + re.findall(r'(?:src|href)="([^"#]+)"', text)
     return [o for o in links if ':' not in o and not (folder/o).exists()]
 
+def anchor(heading):
+    "The anchor of a heading, as Jupyter and GitHub write it"
+    return re.sub(r'[`*$]', '', heading).strip().replace(' ', '-')
+
+def sections(path):
+    "The text under each heading of a notebook, by its anchor; all of it under ''"
+    cells = cells_of(path)
+    text = '\n\n'.join(o.src if o.kind == 'markdown' else re.sub('^#', ' #', o.src, flags=re.M) for o in cells)
+    _, *parts = re.split(r'^#+ (.+)$', text, flags=re.M)
+    return {'': text} | {anchor(h): body for h, body in zip(parts[::2], parts[1::2], strict=True)}
+
+def dead_anchors(text, folder):
+    "Links to a heading of a notebook that is not there"
+    links = re.findall(r'\]\(([^)#:\s]+\.ipynb)#([^)\s]+)\)', text)
+    links = [o for o in links if (folder/o[0]).exists()]
+    return [f'{file}#{a}' for file, a in links if a not in sections(folder/file)]
+
+def has_word(word, text):
+    "Whether a word stands in a text, or a mathematical sign of its name"
+    return bool(re.search(rf'(?<!\w){re.escape(word)}s?(?!\w)', text.replace('\\', ''), re.I))
+
+COLAB = 'https://colab.research.google.com/github/spade-fastai/spade_fastai/blob/main/'
+TEACHES = (r'^Course chapter (\d), \[[^\]]+\]\(((?:\.\./)+course/0(\d)_\w+\.ipynb)\), '
+           r'teaches this; here is all of it\.$')
+
+def taught_by(cells):
+    "The line of a reference chapter that names its course chapter: a match of number, link, the link's number"
+    found = (re.search(TEACHES, o.src, re.M) for o in cells if o.kind == 'markdown')
+    return next((m for m in found if m), None)
+
+def unlinked(needs, cells, course):
+    "Faults between a course chapter's line **Needs** and the openings of the reference chapters that it names"
+    names = re.findall(r'\]\((\.\./lib/[^)]+)\)', needs)
+    ms = {o: taught_by(cells(course.parent/o)) for o in names}
+    return [f'{o} does not say that {course.stem} teaches it' for o, m in ms.items()
+            if not m or (course.parent/o).parent.joinpath(m[2]).resolve() != course.resolve() or m[1] != m[3]]
+
 # Signatures and classes
 
 def functions(src):

@@ -1,7 +1,9 @@
 "The chapters of the course: what each must have, and the student's classes, which must not drift apart"
 import ast, re
 import pytest
-from house import NBS, code_cells, prose
+import rules
+from conftest import ROOT
+from house import NBS, code_cells, none, notebooks, prose
 
 COURSE = NBS/'course'
 TAUGHT = sorted(o for o in COURSE.glob('0[1-6]_*.ipynb'))      # the chapters in which the student builds her own
@@ -32,3 +34,32 @@ def test_the_last_chapter_has_the_classes_of_those_before():
     for nb in before:
         other = [k for k, v in student_classes(nb).items() if k in final and v != final[k]]
         assert not other, f'{other} of {last.name} are not those of {nb.name}'
+
+def test_reference_chapters_name_the_chapter_that_teaches_them():
+    "Each that a course chapter needs, in its first lines, with a badge; and what is named is there"
+    for nb in sorted(COURSE.glob('0[1-7]_*.ipynb')):
+        needs = re.search(r'^\*\*Needs\*\*.*$', prose(nb), flags=re.M)[0]
+        faults = rules.unlinked(needs, rules.cells_of, nb)
+        assert not faults, f'"Course chapter N, [title](link), teaches this; here is all of it." is missing: {faults}'
+    told = [o for o in notebooks(NBS/'lib') if 'here is all of it.' in prose(o)]
+    assert len(told) >= 16
+    for o in told:
+        assert rules.taught_by(rules.cells_of(o)[:4]), f'{o.name}: at the top'
+        badge = f']({rules.COLAB}{o.relative_to(ROOT).as_posix()})'
+        assert badge in prose(o), f'{o.name}: a badge with an absolute link'
+
+def test_headings_that_are_linked_are_there():
+    none(notebooks(), lambda o: rules.dead_anchors(prose(o), o.parent), 'no such heading')
+
+def test_every_word_of_the_glossary_stands_where_it_leads():
+    lines = re.findall(r'^- \*\*(.+?)\*\*:(.*)$', prose(COURSE/'glossary.ipynb'), flags=re.M)
+    assert len(lines) >= 40
+    lost = []
+    for words, said in lines:
+        links = re.findall(r'\]\(([^)#]+)#?([^)]*)\)', said)
+        texts = [rules.sections(COURSE/file)[a] + a.replace('-', ' ') for file, a in links]
+        lost += [w for w in words.split(', ') if not any(rules.has_word(w, o) for o in texts)]
+    assert not lost, f'the sections that the glossary links do not know {lost}'
+
+def test_the_cheat_sheet_is_one_page():
+    assert sum(len(o.splitlines()) for o in code_cells(COURSE/'cheatsheet.ipynb') if '| hide' not in o) <= 40

@@ -1,5 +1,5 @@
 "Every rule of the house tried on what it must find, and on what it must leave alone"
-import re
+import json, re
 import pytest
 import rules
 from rules import Cell, Chapter, chapter, imports
@@ -47,6 +47,34 @@ def test_dead_links(tmp_path):
     (tmp_path/'there.md').touch()
     text = '[a](there.md) [b](there.md#part) [c](gone.md) [d](https://x.org/gone) [e](#part) <img src="lost.png">'
     assert rules.dead_links(text, tmp_path) == ['gone.md', 'lost.png']
+
+def notebook(path, *texts):
+    cells = [dict(cell_type='markdown', source=o) for o in texts]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(cells=cells)), encoding='utf-8')
+    return path
+
+def test_anchors(tmp_path):
+    notebook(tmp_path/'a.ipynb', '# Title', '## One `x` or many?\n\nText of it', 'and more', '## Next')
+    text = ('one [a](a.ipynb#One-x-or-many?) [b](a.ipynb#Gone) [c](a.ipynb) '
+            '[d](https://x.org/a.ipynb#Gone) [e](lost.ipynb#x)')
+    assert rules.dead_anchors(text, tmp_path) == ['a.ipynb#Gone']
+    assert rules.sections(tmp_path/'a.ipynb')['One-x-or-many?'].split() == 'Text of it and more'.split()
+
+def test_words():
+    for word, text in [('gamma', r'from $\gamma$ and'), ('KID', 'The kid of'), ('chip', 'Chips')]:
+        assert rules.has_word(word, text)
+    assert not rules.has_word('hip', 'chips')
+
+def test_reference_chapters(tmp_path):
+    course = notebook(tmp_path/'course/03_spade.ipynb', '# SPADE')
+    notebook(tmp_path/'course/04_growing.ipynb', '# Growing')
+    line = 'Course chapter {}, [SPADE](../course/{}.ipynb), teaches this; here is all of it.'
+    needs = 'The reference chapter is [norms](../lib/norms.ipynb).'
+    for good, text in [(True, line.format(3, '03_spade')), (False, line.format(3, '04_growing')), (False, 'Norms.'),
+                       (False, line.format(4, '03_spade')), (False, line.format(4, '04_growing'))]:
+        notebook(tmp_path/'lib/norms.ipynb', '# Norms', text)
+        assert bool(rules.unlinked(needs, rules.cells_of, course)) != good, text
 
 # Classes
 
