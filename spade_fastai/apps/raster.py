@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/apps/raster.html.md"""
 __all__ = ['RasterForm', 'RasterJob', 'as_nodata', 'draw_raster']
 
 # %% ../../nbs/lib/apps/04_raster.ipynb #c914017d639
-import json, math, os, shutil
+import gc, json, math, os, shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +88,7 @@ class Canvas:
                              f"0..{encode.n_ids - 1}; draw with the network that was trained on such masks")
         return tuple(o[r - r[0]][:, c - c[0]] for o in (a, valid))
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #ca86237f9d7
+# %% ../../nbs/lib/apps/04_raster.ipynb #cb8fc46b617
 @dataclass
 class RasterForm:
     "How the picture of a mask is stored"
@@ -115,7 +115,7 @@ class RasterForm:
         if len(names) == count: return list(names)
         raise ValueError(f"names={self.names} are {len(names)}, but the network draws {count} bands")
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #c80f28b65b4
+# %% ../../nbs/lib/apps/04_raster.ipynb #c15c7d58f57
 def check_windows(net, z=None, scale=None):
     "Raises ValueError for a network whose picture cannot be drawn by windows, or a style or scale that does not fit it"
     check_finite('the network', net)
@@ -248,6 +248,7 @@ def draw_pieces(job, part=(1, 1)):
     for k, box in progress_bar(todo[(i - 1)*len(todo)//n:i*len(todo)//n], leave=False):
         if (file := folder/f'{k:06d}.npz').exists(): continue
         put(file, partial(save_piece, drawn_box(job, *box)))
+        gc.collect(1)                       # a condition and its sizes know each other: their maps would wait
 
 # %% ../../nbs/lib/apps/04_raster.ipynb #caeb391b686
 def profile_of(job) -> dict:
