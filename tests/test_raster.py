@@ -1,5 +1,5 @@
 "spade-raster: the same picture by any tile, in parts, after a kill; a valid COG of any depth; memory stays flat"
-import json, os, signal, subprocess, sys, time
+import gc, json, os, signal, subprocess, sys, time
 from functools import partial
 from types import SimpleNamespace
 import numpy as np, pytest, torch
@@ -175,6 +175,17 @@ def test_a_style_is_a_vector_and_other_generators_are_named(tmp_path):
         with pytest.raises(ValueError, match='must be a style'): draw_raster(network(), mask, tmp_path/'o.tif', z=bad)
     other = torch.nn.Conv2d(1, 1, 1)
     with pytest.raises(ValueError, match='how far it looks'): draw_raster(other, mask, tmp_path/'o.tif')
+
+def test_a_window_leaves_nothing_behind(tmp_path):
+    gen, mask, kept = network(), a_mask(tmp_path/'mask.tif', 160, 160), []
+    gc.collect()
+    gc.disable()
+    try:
+        for i in range(1, 5):
+            draw_raster(gen, mask, tmp_path/'o.tif', part=(i, 4), window=80)
+            kept.append(sum(o.numel() for o in gc.get_objects() if type(o) is torch.Tensor))
+    finally: gc.enable()
+    assert kept[-1] <= kept[0]
 
 GROWS = """import json, resource, sys; sys.path.insert(0, 'tools')
 import raster, torch, tempfile
