@@ -88,7 +88,7 @@ class Canvas:
                              f"0..{encode.n_ids - 1}; draw with the network that was trained on such masks")
         return tuple(o[r - r[0]][:, c - c[0]] for o in (a, valid))
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #c30b15c70f5
+# %% ../../nbs/lib/apps/04_raster.ipynb #c73ed7036a1
 @dataclass
 class RasterForm:
     "How the picture of a mask is stored"
@@ -115,7 +115,7 @@ class RasterForm:
         if len(names) == count: return list(names)
         raise ValueError(f"names={self.names} are {len(names)}, but the network draws {count} bands")
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #cdc8dfe8901
+# %% ../../nbs/lib/apps/04_raster.ipynb #cf631e19eba
 def check_windows(net, z=None, scale=None):
     "Raises ValueError for a network whose picture cannot be drawn by windows, or a style or scale that does not fit it"
     check_finite('the network', net)
