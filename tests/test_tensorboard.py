@@ -2,12 +2,13 @@
 import subprocess, sys, types
 from functools import partial
 import numpy as np, pytest, torch
-from fastai.vision.all import Callback, ParamScheduler, ProgressCallback, ReduceLROnPlateau, SchedLin, noop
+from fastai.vision.all import Callback, ParamScheduler, ProgressCallback, ReduceLROnPlateau, SchedLin, noop, set_seed
 from spade_fastai.data.landcover import make_landcover
 from spade_fastai.data.items import SpadeDataLoaders
 from spade_fastai.learner import spade_learner
 from spade_fastai.nets.norms import SPADE
 from spade_fastai.nets.starts import MapNoiseStart
+from spade_fastai.train.callbacks import SampleGrid
 
 TOY = dict(generator=dict(nf=4, mults=(4, 2, 1), ups=(1, 1), norm=partial(SPADE, hidden=8)),
            critic=dict(nf=4, n_layers=2), gen_loss={}, weights=dict(feat=10), lr=slice(5e-4, 2e-3))
@@ -63,6 +64,62 @@ def test_tensorboard(make, board, trace, fast):
     written = log.writer.scalars
     assert len(log.writer.graphs) == trace and len(written['lr_0']) == len(written['train_loss']) >= 2
     assert {'lr_1', 'eps_0', 'gan', 'feat', 'crit_fake', 'crit_real'} <= set(written)
+
+TERMS = {'gan', 'feat', 'crit_fake', 'crit_real'}
+
+@pytest.fixture
+def trains_alike(make):
+    "Train with a grid and a tracker, whose weights are those without; gives the learner"
+    def _trained(*cbs):
+        set_seed(3)
+        learn = make()
+        learn.fit(2, cbs=[*cbs, SampleGrid(2)] if cbs else [])
+        return learn
+    def _both(tracker):
+        a, b = _trained(), _trained(tracker)
+        for p, q in zip(a.model.parameters(), b.model.parameters(), strict=True): assert torch.equal(p, q)
+        return b
+    return _both
+
+def test_pictures_and_terms_in_the_real_tensorboard(trains_alike, tmp_path):
+    pytest.importorskip('tensorboard')
+    from fastai.callback.tensorboard import TensorBoardCallback
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    learn = trains_alike(TensorBoardCallback(tmp_path/'log', trace_model=False))
+    log = EventAccumulator(str(tmp_path/'log')).Reload()
+    assert log.Tags()['images'] == ['samples'] and TERMS | {'train_loss', 'valid_loss'} <= set(log.Tags()['scalars'])
+    assert [o.step for o in log.Images('samples')] == [2, 4] and log.Images('samples')[0].width > 200
+    col = learn.recorder.metric_names.index('feat') - 1
+    want = [o[col] for o in learn.recorder.values]
+    assert np.allclose([o.value for o in log.Scalars('feat')], want)
+
+def test_the_grid_takes_over_where_a_tracker_would_draw(make, wandb, capsys):
+    from fastai.callback.wandb import WandbCallback
+    make().fit(1, cbs=[WandbCallback(), SampleGrid(2)])
+    assert [o for _, o in wandb.logged if 'samples' in o] and 'was not able' not in capsys.readouterr().out
+
+@pytest.fixture
+def wandb(monkeypatch):
+    "A stand-in for W&B that keeps what is logged"
+    stub, logged = types.ModuleType('wandb'), []
+    stub.run = types.SimpleNamespace(step=0, summary={})
+    stub.config = types.SimpleNamespace(update=lambda *args, **kwargs: None)
+    stub.Image = lambda o: ('picture', o.get_size_inches().tolist())
+    stub.log = lambda d, step=None: logged.append((step, d))
+    stub.logged = logged
+    monkeypatch.setitem(sys.modules, 'wandb', stub)
+    monkeypatch.delitem(sys.modules, 'fastai.callback.wandb', raising=False)
+    yield stub
+    sys.modules.pop('fastai.callback.wandb', None)
+
+def test_pictures_and_terms_in_wandb(trains_alike, wandb):
+    from fastai.callback.wandb import WandbCallback
+    trains_alike(WandbCallback(log_preds=False))               # with it, fastai looks up random items beforehand
+    pictures = [(step, o['samples'][0]) for step, o in wandb.logged if 'samples' in o]
+    assert pictures == [(1, 'picture'), (3, 'picture')]
+    assert sum(TERMS <= set(o) for _, o in wandb.logged) == 2
+    steps = [step for step, _ in wandb.logged if step is not None]
+    assert steps == sorted(steps)                              # W&B drops what comes for an earlier step
 
 def test_every_hyperparameter_is_a_number(make):
     learn = make()

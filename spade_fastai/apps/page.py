@@ -19,6 +19,7 @@ from .paint import *
 from .paint import first_map, hello, page_file
 
 # %% ../../nbs/lib/apps/03b_page.ipynb #c6ba641e247
+PAGE = 'index.html', 'paint.css', 'paint.js', 'host.js'             # of which the last draws
 RUNTIME = 'ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'
 
 def copy_runtime(runtime, folder:Path):
@@ -57,6 +58,5 @@ def paint_page(
              'style': False}
     (folder/'page.json').write_text(json.dumps(about), encoding='utf-8')
     write_maps(folder/'maps', net, maps, about['sizes'][-1])
-    for o in ('paint.js', 'paint.css', 'onnx.js'): (folder/o).write_text(page_file(o), encoding='utf-8')
-    (folder/'index.html').write_text(page_file('offline.html'), encoding='utf-8')
+    for o in PAGE: (folder/o).write_text(page_file('onnx.js' if o == 'host.js' else o), encoding='utf-8')
     return folder

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
 from fastcore.all import delegates
 from fastprogress.fastprogress import progress_bar
-from ..guards import check_finite, in_eval, whole
+from ..guards import check_finite, file_hash, in_eval, whole
 from ..noise import *
 from ..synthetic import *
 from ..data.errors import *

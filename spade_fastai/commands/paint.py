@@ -60,13 +60,13 @@ class Server:
     async def page(self, request):
         "A file of the page"
         name = request.path_params.get('name', 'index.html')
-        kinds = {'index.html': 'text/html', 'paint.js': 'text/javascript', 'paint.css': 'text/css'}
+        kinds = {'index.html': 'html', 'paint.js': 'javascript', 'host.js': 'javascript', 'paint.css': 'css'}
         if name not in kinds: return PlainTextResponse('there is no such page', 404)
         if self.token is None and not self.enters(request):
             return PlainTextResponse('this page is for this computer alone', 403)
         safe = {'Content-Security-Policy': "frame-ancestors 'none'", 'X-Content-Type-Options': 'nosniff',
                 'Cache-Control': 'no-cache'}
-        return Response(page_file(name), media_type=kinds[name], headers=safe)
+        return Response(page_file(name), media_type=f'text/{kinds[name]}', headers=safe)
 
     async def talk(self, ws):
         "A painter comes, paints and goes"

@@ -8,7 +8,6 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/inception.html.md"""
 __all__ = []
 
 # %% ../../nbs/lib/nets/15_inception.ipynb #c6f131b084a
-import hashlib
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
@@ -64,10 +63,6 @@ def at_hand(
 ) -> Path:   # None where none is there
     "The first of these files that is there"
     return next((f for o in names if (f := checkpoints()/o).is_file()), None)
-
-def file_hash(file) -> str:
-    "The first eight digits of a file's SHA-256"
-    with open(file, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:8]
 
 # %% ../../nbs/lib/nets/15_inception.ipynb #c5980e76d05
 def _found(file, names, whose) -> Path:

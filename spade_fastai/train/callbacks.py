@@ -15,8 +15,8 @@ from time import perf_counter
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from fastai.vision.all import Callback, TensorImage
-from fastcore.all import IN_NOTEBOOK, L
+from fastai.vision.all import Callback, FetchPredsCallback, TensorImage
+from fastcore.all import IN_NOTEBOOK, L, risinstance
 from ..guards import in_eval, whole
 from ..synthetic import *
 
@@ -100,11 +100,29 @@ def results_figure(dl, batch, fakes, n:int):
     dl.show_results(dl.to_detach(batch) if hasattr(dl, 'to_detach') else batch, fakes, max_n=n)
     return plt.figure((set(plt.get_fignums()) - before or {plt.gcf().number}).pop())
 
+# %% ../../nbs/lib/train/08_callbacks.ipynb #c0a7df253a3
+def log_to_board(cb, fig): cb.writer.add_figure('samples', fig, cb.learn.train_iter, close=False)
+
+def log_to_wandb(cb, fig):
+    import wandb
+    wandb.log({'samples': wandb.Image(fig)}, step=cb._wandb_step)
+
+TRACKERS = dict(tensor_board=log_to_board, wandb=log_to_wandb)    # by the names under which a learner has the callbacks
+
+def trackers(learn) -> list:
+    "Callbacks that pass on what they are given, each with the function that gives it a figure"
+    found = [(getattr(learn, name, None), f) for name, f in TRACKERS.items()]
+    return [(cb, f) for cb, f in found if getattr(cb, 'run', False)]
+
+def take_over(learn):
+    "Trackers shall not try to draw themselves"
+    for cb, _ in trackers(learn): cb.log_preds = False
+    if trackers(learn): learn.remove_cbs(learn.cbs.filter(risinstance(FetchPredsCallback)))
+
 # %% ../../nbs/lib/train/08_callbacks.ipynb #daeab8f4
 class SampleGrid(Callback):
-    "After each epoch: mask, real and fake of `n` held-back items, shown in a notebook and saved to `folder`"
-    order = 55
-    run_train, run_valid = False, False
+    "After each epoch: mask, real and fake of `n` held-back items, shown, saved to `folder`, and given to trackers"
+    order, run_train, run_valid = 55, False, False
     def __init__(self,
         n:int=4,        # items
         folder=None,    # where `epoch_000.png` … go; None: nowhere
@@ -119,6 +137,7 @@ class SampleGrid(Callback):
         self.run = not searching and len(self.dls.train) + len(self.dls.valid) > 0
         self.handle, self.trained = None, False
         if self.run: self.batch = spread_batch(self.dls, self.n)
+        take_over(self.learn)
 
     def before_train(self): self.trained = True  # `validate` ends with after_epoch, too
 
@@ -126,19 +145,20 @@ class SampleGrid(Callback):
         if not self.trained or ((self.epoch + 1) % self.every and self.epoch + 1 < self.n_epoch): return
         bar = self.learn.create_mbar and hasattr(self.learn, 'progress')     # not under `no_bar`
         in_notebook = self.show and bar and IN_NOTEBOOK
-        if self.folder is not None or in_notebook: self.put(self.plot(), in_notebook)
+        if self.folder is not None or in_notebook or trackers(self.learn): self.put(self.plot(), in_notebook)
 
     def plot(self):
         "The grid as a matplotlib figure"
         return results_figure(self.dls.valid, self.batch, draw_batch(self.learn, self.batch), self.n)
 
     def put(self, fig, in_notebook:bool):
-        "Save the figure, and put it in the place of the one before"
+        "Save the figure, put it in the place of the one before, and give it to the trackers"
         if self.folder is not None:
             Path(self.folder).mkdir(parents=True, exist_ok=True)
             fig.savefig(Path(self.folder)/f'epoch_{self.epoch:03d}.png', dpi=100, bbox_inches='tight',
                         metadata=mark_of(COMPOSITE))
         if in_notebook: self.handle = renewed(self.handle, fig)
+        for cb, log in trackers(self.learn): log(cb, fig)
         plt.close(fig)
 
 # %% ../../nbs/lib/train/08_callbacks.ipynb #84732276

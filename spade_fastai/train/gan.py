@@ -210,3 +210,4 @@ class GANLearner(GANLoop):
 
     def summary(self) -> str:   # fastai's follows tensors only, and our networks pass a `Cond` along
         return '\n'.join(map(n_params, self.model.children()))
+    def gather_args(self) -> dict: return {}   # for `WandbCallback`: fastai's own stops at the first number it meets

@@ -1,8 +1,8 @@
-// A host of paint.js without a server: this file draws in a worker of the browser, by ONNX Runtime Web.
+// A host of paint.js without a server: this file, called host.js there, draws in a worker of the browser, by ONNX Runtime Web.
 // Beside it lie model.onnx, page.json (what the network is), maps/*.png and ort/, ONNX Runtime's own files.
 import { readPNG } from './paint.js'
 
-export function offline() {
+export function host() {
   const calls = [], worker = new Worker(import.meta.url, { type: 'module' })
   worker.onmessage = ({ data: [head, bytes] }) => calls.forEach(f => f(head, bytes))
   worker.onerror = e => calls.forEach(f => f({ is: 'error', text: `The network could not be loaded: ${e.message}` }))
