@@ -47,7 +47,7 @@ def translate(
     outside:int=None,    # id that the mask gets where nothing was; by default its border is repeated
 ) -> tuple:
     "Pictures and maps moved by up to `ratio`, each mask with its pictures by one shift; grey comes in"
-    fy, fx = (torch.rand(2, x.shape[1])*2 - 1)*ratio
+    fy, fx = ((torch.rand(x.shape[1])*2 - 1)*ratio for _ in range(2))
     def move(o):
         o, iny = _shift(o, -2, (fy*o.shape[-2]).round().long())
         o, inx = _shift(o, -1, (fx*o.shape[-1]).round().long())
@@ -71,7 +71,7 @@ def cutout(
         i = torch.arange(n) - centre[:, None] + size//2
         return (i >= 0) & (i < size)
     H, W = x.shape[-2:]
-    uy, ux = torch.rand(2, x.shape[1])
+    uy, ux = torch.rand(x.shape[1]), torch.rand(x.shape[1])
     keep = ~(hole(H, uy)[:, :, None] & hole(W, ux)[:, None])
     return x*keep[:, None].to(x), *maps
 

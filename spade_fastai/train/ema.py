@@ -105,8 +105,10 @@ def reestimate_in_training(learn, n_batches:int, at_least:int):
     bs = min(max(dl.bs, at_least), dl.n)
     view._modules = {**view._modules, 'critic': nn.Identity()}         # the same networks, but for the critic
     with random_state_kept():
-        few = islice(dl.new(num_workers=0, bs=bs), math.ceil(n_batches*dl.bs/bs))
-        reestimate(view, (learn._set_device(b[:n_inp]) for b in few))
+        with random_state_kept(): large = dl.new(num_workers=0, bs=bs)   # fastai looks at an item, but only once
+        few = islice(large, math.ceil(n_batches*dl.bs/bs))
+        batches = (learn._set_device(b[:n_inp]) for b in few)
+        reestimate(view, learn.processes.parts(batches) if hasattr(learn, 'processes') else batches)
 
 # %% ../../nbs/lib/train/10_ema.ipynb #637d35d2
 class EMA(StandIn):

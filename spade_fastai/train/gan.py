@@ -107,7 +107,7 @@ def rates_of(lr) -> list:
 
 # %% ../../nbs/lib/train/06_gan.ipynb #c8735bdd0f7
 class GANLoop(GANStep):
-    "`GANStep` with what callbacks may change: where training begins, parts of a batch, fakes that are shown twice"
+    "`GANStep` with what callbacks may change: where training begins, parts of a batch, fakes shown twice"
     @delegates(Learner.fit)
     def fit(self, n_epoch, lr=None, **kwargs):
         "As `Learner.fit`; raises ValueError for rates and numbers of epochs that make no sense"
@@ -119,8 +119,9 @@ class GANLoop(GANStep):
             raise ValueError("the networks were made inside `torch.inference_mode`, so they cannot learn; make or load "
                              "them outside of it")
         self.fit_in = threading.get_ident()
+        begin = lambda: self.checkpoint.at_work() if hasattr(self, 'checkpoint') else nullcontext(0)
         try:
-            with self.checkpoint.at_work() if hasattr(self, 'checkpoint') else nullcontext(0) as first:
+            with self.processes.at_work(begin) if hasattr(self, 'processes') else begin() as first:
                 for self.epoch in range(first, self.n_epoch):
                     self._with_events(self._do_epoch, 'epoch', CancelEpochException)
         finally: self.fit_in = None
@@ -129,6 +130,9 @@ class GANLoop(GANStep):
         self.n_iter = len(self.dl)
         goes_on = self.training and hasattr(self, 'checkpoint')
         for o in self.checkpoint.batches() if goes_on else enumerate(self.dl): self.one_batch(*o)
+
+    def _do_one_batch(self):
+        with self.processes.batch() if hasattr(self, 'processes') else nullcontext(): super()._do_one_batch()
 
     def _gradients(self) -> dict:
         if not hasattr(self, 'accumulate'): return super()._gradients()

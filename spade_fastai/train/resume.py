@@ -176,7 +176,7 @@ def _schedule(learn) -> list:
     return [np.asarray(f(p), float).ravel().tolist() for f in scheds for p in np.linspace(0, .99, 12)]
 
 # %% ../../nbs/lib/train/11_resume.ipynb #c4204808287
-def _plan(learn) -> dict:
+def plan_of(learn) -> dict:
     "What must be the same when a training goes on, in words that an error can use"
     dls = learn.dls
     files = '\n'.join(_names(getattr(o.dataset, 'items', '')) for o in dls.loaders)
@@ -196,7 +196,7 @@ def _plan(learn) -> dict:
         'precision': str(learn.mixed_precision.amp_mode.value) if mixed else 'float32',
         'weights of the loss terms': learn.weights}))
 
-def _other_plan(now:dict, then:dict) -> list:
+def other_plan(now:dict, then:dict) -> list:
     "What is another, in words; long values are not repeated"
     bad = [f"{k} was {then.get(k)}, is {now[k]}" for k in now if then.get(k) != now[k]]
     return [o if len(o) < 200 else o.split(' was ')[0] + ' is another' for o in bad]
@@ -217,7 +217,7 @@ def _check_entries(state:dict, file):
 def _check_same(learn, state:dict, file):
     "Raise ValueError unless `file`, which holds `state`, is of this training"
     _check_entries(state, file)
-    if bad := _other_plan(_plan(learn), state['plan']):
+    if bad := other_plan(plan_of(learn), state['plan']):
         raise ValueError(f"{file} is of another training: {'; '.join(bad)}. "
                          "Call `fit` with the arguments and data of then, or pass another folder to start afresh")
     then, now = ({k: tuple(v.shape) for k, v in o.items()} for o in (state['model'], learn.model.state_dict()))
@@ -282,7 +282,7 @@ def _from_batch(
 # %% ../../nbs/lib/train/11_resume.ipynb #c1240312365
 _losses, _counted = ('gen_loss_func', 'crit_loss_func'), ('train_iter', 'pct_train', 'last_loss', 'smooth_loss')
 
-def _capture(learn) -> dict:
+def capture(learn) -> dict:
     "All that the next batch depends on, but for where we are"
     funcs = {k: getattr(learn, k) for k in _losses}
     counted = [k for k in _counted if hasattr(learn, k)]
@@ -310,8 +310,8 @@ def _set_opt(learn, state:dict, device):
         odd = [k for k, v in o.items() if isinstance(v, Tensor) and v.ndim and v.shape != p.shape]
         if odd: raise ValueError(f'{odd[0]} has another shape than its weight')
 
-def _restore(learn, state:dict, random_state:dict, file):
-    "Put back what `_capture` took, and the random numbers last"
+def restore(learn, state:dict, random_state:dict, file):
+    "Put back what `capture` took, and the random numbers last"
     device = next(learn.model.parameters()).device
     steps = dict(
         model=lambda: learn.model.load_state_dict(state['model']),
@@ -408,7 +408,7 @@ class CheckpointWriter(Callback):
 
     def save(self, epoch:int, batch:int):
         "Write where we are: to go on with `batch` of `epoch`"
-        state = dict(epoch=epoch, batch=batch, plan=self.plan, start=self.start, **_capture(self.learn))
+        state = dict(epoch=epoch, batch=batch, plan=self.plan, start=self.start, **capture(self.learn))
         if self.stamps: state['stamps'] = torch.tensor([o[1:] for o in self.stamps], dtype=torch.int64)
         _write(state, self.folder/f'batch_{self.train_iter:09d}.ckpt')
         for old in self.files[:-self.keep]: old.unlink(missing_ok=True)
@@ -429,7 +429,7 @@ def _go_on(learn, state:dict, file:Path):
     _warn_of_threads(learn, state, file)
     _warn_of_files(learn.checkpoint.stamps, state.get('stamps'), file)
     for dl in learn.dls.loaders: getattr(dl, 'n_inp', None)    # fastai looks at an item to know; it has done so then
-    _restore(learn, state, state['random'], file)
+    restore(learn, state, state['random'], file)
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
     if mbar: mbar.update(0)                                    # a bar must begin before it can jump
     for i, row in enumerate(learn.recorder.values): learn.logger([i, *row, ''][:len(learn.recorder.metric_names)])
@@ -451,7 +451,7 @@ class Checkpoint(CheckpointWriter):
         self.active, self.state = not hasattr(self.learn, 'lr_finder'), None
         if not self.active: return 0
         _use_folder(self.folder, self.files, self.resume)
-        self.plan, self.start, self.first, self.written = _plan(self.learn), None, 0, time.monotonic()
+        self.plan, self.start, self.first, self.written = plan_of(self.learn), None, 0, time.monotonic()
         self.stamps = _stamps(self.learn)
         if not self.files: return 0
         self.file = self.files[-1]
@@ -465,8 +465,8 @@ class Checkpoint(CheckpointWriter):
         else:
             with only_one(self.folder): yield self.begin()
     def before_train(self):
-        if not self.active: return
-        if self.state and self.state['batch']: _restore(self.learn, self.state, self.state['start'], self.file)
+        if self.state and self.state['batch']: restore(self.learn, self.state, self.state['start'], self.file)
+        if not self.active: return                                 # another process writes
         self.start = _random_state(self.learn)
         self.first = self.train_iter - (self.state['batch'] if self.state else 0)
     def batches(self):
