@@ -8,8 +8,8 @@ Docs: https://spade-fastai.github.io/spade_fastai/commands/train.html.md"""
 __all__ = ['load_data', 'StopWatch', 'save_figure', 'plot_losses', 'plot_samples', 'Keeper', 'train', 'main']
 
 # %% ../../nbs/commands/04_train.ipynb #cc758d5a3e4
-import csv, json, math, platform, shutil, sys, time
-from contextlib import ExitStack, contextmanager, suppress
+import csv, json, math, os, platform, shutil, sys, time
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from copy import deepcopy
 import fastai
 import matplotlib.pyplot as plt
@@ -31,6 +31,8 @@ from ..data.check.report import *
 from ..train.callbacks import DataWait, SampleGrid, random_state_kept
 from ..train.ema import *
 from ..train.resume import *
+from ..train.processes import *
+from ..train.processes import agreed, by_first, largest, n_processes, this_process
 from ..learner import *
 from ..saving import *
 from ..pretrained import *
@@ -123,44 +125,56 @@ def seconds_per_epoch(learn, n:int=4) -> float:
     learn.model.zero_grad(set_to_none=True)
     return float(np.median(np.diff(watch.times)))*len(learn.dls.train)
 
+# %% ../../nbs/commands/04_train.ipynb #cd15f0a5e03
+class Agreed(Callback):
+    "Base: a clock, and the signals that were heard; the same in all processes when they have agreed"
+    before, number, over, asked = 0, 0, 0, None
+    def seconds(self) -> float: return self.before + time.perf_counter() - self.start
+    def agree(self):
+        self.over, number = largest([self.seconds(), self.number])
+        self.asked = SIGNALS.get(int(number))
+    def ask(self, number, _):
+        if self.number and n_processes() == 1: raise Stopped(SIGNALS[number])    # torchrun says it twice itself
+        self.number = number
+    def state_dict(self) -> dict: return dict(seconds=self.seconds())
+    def load_state_dict(self, state:dict): self.before = state['seconds']
+
 # %% ../../nbs/commands/04_train.ipynb #c182034879
-class StopWatch(Callback):
+class StopWatch(Agreed):
     "Ends training after `minutes`, or at the first Ctrl-C or SIGTERM; lets the learning rate fall in the last third"
     order = 70
     def __init__(self,
         minutes:float=None,   # at most so long
         decay:float=1/3,      # share of the run in which the rate falls to zero
     ):
-        self.minutes, self.decay, self.before, self.signals = minutes, decay, 0, ExitStack()
-        self.asked, self.late, self.stopped = None, False, None
+        self.minutes, self.decay, self.signals, self.late, self.stopped = minutes, decay, ExitStack(), False, None
 
     def before_fit(self):
         self.start, self.lrs = time.perf_counter(), [h['lr'] for h in self.opt.hypers]
         self.signals.enter_context(on_signals(self.ask))
-    def ask(self, number, _):
-        if self.asked: raise Stopped(self.asked)
-        self.asked = SIGNALS[number]
-    def seconds(self) -> float: return self.before + time.perf_counter() - self.start
     def share(self) -> float:
         "How much of the run is over, 0 to 1: of its batches or of its minutes, whichever is more"
-        return max(self.pct_train, 0 if self.minutes is None else self.seconds()/(60*self.minutes))
+        return max(self.pct_train, 0 if self.minutes is None else self.over/(60*self.minutes))
     def end_if_due(self):
         if not (self.asked or self.late): return
         self.stopped = f'by {self.asked}' if self.asked else 'by time'
         raise CancelFitException()
     def before_batch(self):
-        if self.training: self.opt.set_hypers(lr=[lr*min(1, max(1 - self.share(), 0)/self.decay) for lr in self.lrs])
+        if not self.training: return
+        self.agree()
+        self.opt.set_hypers(lr=[lr*min(1, max(1 - self.share(), 0)/self.decay) for lr in self.lrs])
     def after_batch(self):
-        self.late = self.minutes is not None and self.seconds() > 60*self.minutes
+        self.agree()
+        self.late = self.minutes is not None and self.over > 60*self.minutes
         if self.training: self.end_if_due()
-    def before_epoch(self): self.epoch_start = time.perf_counter()
+    def before_epoch(self):
+        self.agree()
+        self.epoch_start = self.over
     def after_epoch(self):
-        left = 60*(self.minutes or math.inf) - self.seconds()
-        self.late = left < .5*(time.perf_counter() - self.epoch_start)
+        self.agree()
+        self.late = 60*(self.minutes or math.inf) - self.over < .5*(self.over - self.epoch_start)
         if self.epoch + 1 < self.n_epoch: self.end_if_due()
     def after_fit(self): self.signals.close()
-    def state_dict(self) -> dict: return dict(seconds=self.seconds())
-    def load_state_dict(self, state:dict): self.before = state['seconds']
 
 # %% ../../nbs/commands/04_train.ipynb #c3698124581
 def save_figure(fig, path, **kwargs):
@@ -295,10 +309,10 @@ class Keeper(Checkpoint):
     name = 'checkpoint'                                           # the training loop knows it by this name
     def __init__(self, out):
         super().__init__(Path(out)/'checkpoint', minutes=1/3, resume=True)
-        self.file = Path(out)/'model.safetensors'
+        self.kept = Path(out)/'model.safetensors'
 
     def after_epoch(self):
-        if self.active and not self.file.exists(): self.save(self.epoch + 1, 0)
+        if self.active and not self.kept.exists(): self.save(self.epoch + 1, 0)
         else: super().after_epoch()
 
     def save(self, epoch:int, batch:int):
@@ -319,7 +333,7 @@ class Keeper(Checkpoint):
         if ema.avg is not None and ema.raw is None:
             gan = deepcopy(gan)
             gan.load_state_dict(ema.avg, strict=False)            # all but the critic
-        with whole_file(self.file) as f: save_spade(gan, f, self.learn.drawer.reader)
+        with whole_file(self.kept) as f: save_spade(gan, f, self.learn.drawer.reader)
 
 # %% ../../nbs/commands/04_train.ipynb #c3232399099
 def _what_is_left(out) -> str:
@@ -345,7 +359,7 @@ def fit_and_keep(learn, epochs:int, watch:StopWatch, cbs):
     except Exception:
         with suppress(Exception):
             keeper.learn = learn
-            if len(learn.loss_terms.history): keeper.keep_weights()
+            if len(learn.loss_terms.history) and not this_process(): keeper.keep_weights()
         raise
     finally: watch.signals.close()
 
@@ -353,8 +367,13 @@ def fit_and_keep(learn, epochs:int, watch:StopWatch, cbs):
 @contextmanager
 def _at_work(o):
     "The folder of a run that is resumed, or a new one with a note of the options; inside, no other run enters it"
-    out = Path(o.resume) if o.resume else new_folder(o.out, json.dumps(dict(command=noted(o)), indent=1))
-    with saying_what_is_left(out), only_one(out): yield out
+    with ExitStack() as stack:
+        def take():                                                # process 0 makes it for all
+            out = Path(o.resume) if o.resume else new_folder(o.out, json.dumps(dict(command=noted(o)), indent=1))
+            stack.enter_context(saying_what_is_left(out))
+            stack.enter_context(only_one(out))
+            return out
+        yield by_first(take)
 
 def _style(o):
     "What makes a style picture of a picture: itself, for a preset whose norms need one"
@@ -362,7 +381,7 @@ def _style(o):
 
 def _land(o, out) -> DataLoaders:
     "The built-in land cover"
-    try: land = make_landcover(out/'landcover', n=o.tiles, size=o.size, seed=o.seed)
+    try: land = by_first(make_landcover, out/'landcover', n=o.tiles, size=o.size, seed=o.seed)
     except OSError as e:
         why = f"cannot write tiles to {out/'landcover'} ({e.strerror or e}); make room there, or pass fewer --tiles"
         raise OSError(why) from e
@@ -377,7 +396,7 @@ def _own(o) -> DataLoaders:
 def _learner(o, dls) -> SpadeLearner:
     print(f"{len(dls.train_ds)} pictures to learn from, {len(dls.valid_ds)} held back, {dls.n_classes} classes, "
           f"{o.size} pixels; preset {o.preset} on {o.device}")
-    learn = spade_learner(dls, presets[o.preset], sample_grid=None, cbs=EMA())
+    learn = spade_learner(dls, presets[o.preset], sample_grid=None, cbs=[EMA(), Processes()])
     if o.from_ is not None and o.resume is None: print(f'begins with {o.from_}: {start_from(learn, o.from_)}')
     return learn
 
@@ -385,17 +404,19 @@ def _learner(o, dls) -> SpadeLearner:
 def _fitted(learn, o, epochs) -> dict:
     "Trains; gives what is known of the run"
     out = learn.path
-    epochs = epochs or o.epochs or math.ceil(1.5*60*o.minutes/seconds_per_epoch(learn))
-    write_json(out/'config.json', dict(command=noted(o), planned_epochs=epochs))
+    epochs = agreed(epochs or o.epochs or math.ceil(1.5*60*o.minutes/seconds_per_epoch(learn)))
+    by_first(write_json, out/'config.json', dict(command=noted(o), planned_epochs=epochs))
     watch, wait = StopWatch(o.minutes), DataWait()
-    fit_and_keep(learn, epochs, watch, [WholeSamples(n=6, folder=out/'samples', show=False),
-                                        LossTable(out/'history.csv'), wait])
+    table = [] if this_process() else [LossTable(out/'history.csv')]
+    fit_and_keep(learn, epochs, watch, [WholeSamples(n=6, folder=out/'samples', show=False), *table, wait])
     return dict(seconds=watch.seconds(), seconds_waiting_for_data=wait.waited, stopped=watch.stopped,
                 planned_epochs=epochs)
 
 def _run(learn, o, epochs, start) -> Path:
     "Trains, leaves results, and clears what only a run that goes on needs"
     run = _fitted(learn, o, epochs)
+    if this_process(): return learn.path                          # what is left to do is done by process 0 alone
+    learn.remove_cb(Processes)
     out = leave_results(learn, learn.path, noted(o), dict(run, seconds_total=time.time() - start))
     if run['stopped'] in (None, 'by time'):
         shutil.rmtree(out/'checkpoint', ignore_errors=True)
@@ -403,9 +424,8 @@ def _run(learn, o, epochs, start) -> Path:
     return out
 
 # %% ../../nbs/commands/04_train.ipynb #c3729964642
-@delegates(TrainOptions)
-def train(**kwargs) -> Path:
-    "Train SPADE on built-in land cover, or on a folder of masks and images, and leave pictures, weights and a report"
+def _trained(**kwargs) -> Path:
+    "As `train`, in one of its processes"
     o, epochs = resumed(**kwargs) if kwargs.get('resume') is not None else (TrainOptions(**kwargs), None)
     o, start = settled(o), time.time()
     set_seed(o.seed)
@@ -415,6 +435,13 @@ def train(**kwargs) -> Path:
             learn = _learner(o, _land(o, out)) if learn is None else learn
             learn.path = out
             return _run(learn, o, epochs, start)
+
+@delegates(TrainOptions)
+def train(**kwargs) -> Path:
+    "Train SPADE on built-in land cover, or on a folder of masks and images, and leave pictures, weights and a report"
+    with processes() as rank, ExitStack() as stack:
+        if rank: stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, 'w'))))     # 0 alone speaks
+        return _trained(**kwargs)
 
 # %% ../../nbs/commands/04_train.ipynb #c1099330932
 def main(argv=None):

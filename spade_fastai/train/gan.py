@@ -106,8 +106,8 @@ def rates_of(lr) -> list:
     return [*lr] if isinstance(lr, (list, tuple, L)) else [lr]
 
 # %% ../../nbs/lib/train/06_gan.ipynb #c8735bdd0f7
-class GANLoop(GANStep):
-    "`GANStep` with what callbacks may change: where training begins, parts of a batch, fakes shown twice"
+class GANStart(GANStep):
+    "`GANStep` with what callbacks may change at the beginning, and with what may not be"
     @delegates(Learner.fit)
     def fit(self, n_epoch, lr=None, **kwargs):
         "As `Learner.fit`; raises ValueError for rates and numbers of epochs that make no sense"
@@ -126,6 +126,9 @@ class GANLoop(GANStep):
                     self._with_events(self._do_epoch, 'epoch', CancelEpochException)
         finally: self.fit_in = None
 
+# %% ../../nbs/lib/train/06_gan.ipynb #c5d1e0a8b31
+class GANLoop(GANStart):
+    "`GANStart` with what callbacks may change in a batch: which it is, its parts, fakes that are shown twice"
     def all_batches(self):
         self.n_iter = len(self.dl)
         goes_on = self.training and hasattr(self, 'checkpoint')

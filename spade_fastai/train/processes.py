@@ -9,7 +9,7 @@ __all__ = ['ProcessLost', 'processes', 'Processes']
 
 # %% ../../nbs/lib/train/14_processes.ipynb #cc0a5f1d9e5
 import os, random, zlib
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from typing import NamedTuple
 import numpy as np
@@ -329,11 +329,51 @@ def gathered(x:Tensor, part:Part) -> Tensor:
     return whole_sum(whole).to(rows.dtype).as_subclass(type(x))
 
 # %% ../../nbs/lib/train/14_processes.ipynb #cc0a5f1da0f
-class Processes(Callback):
+class PartOfBatch(Callback):
+    "Base: a learner trains and validates on this process's part of each batch"
+    order, mine = -50, None             # before others look at gradients; the `Part` of the batch in work
+
+    @contextmanager
+    def shared(self, xs):
+        "Inside, this process has its part of the batch `xs`, which it gives, and moments and random numbers are of all"
+        self.mine = part_of(find_bs(xs), this_process(), n_processes())
+        if self.mine is None:
+            with shared_norms(self.learn.model, OwnBatchNorm): yield xs
+            return
+        losses = self.learn.gen_loss_func, self.learn.crit_loss_func
+        self.learn.part = self.mine.share
+        try:
+            with shared_norms(self.learn.model), shared_classes(losses, self.mine), RowsOfAll(self.mine):
+                yield self.mine.of(xs)
+        finally: self.mine, self.learn.part = None, 1
+
+    def parts(self, batches):
+        "This process's part of each batch, `shared` until the next is asked for"
+        for b in batches:
+            with self.shared(b) as xs: yield xs
+
+    @contextmanager
+    def batch(self):
+        "Inside, the learner has its part of a batch"
+        learn, n = self.learn, len(self.learn.xb)
+        self.whole = learn.xb, learn.yb
+        if learn.training: check_same_batch(learn)
+        with self.shared((*learn.xb, *learn.yb)) as xs:
+            learn.xb, learn.yb = xs[:n], xs[n:]
+            try: yield
+            finally: learn.xb, learn.yb = self.whole
+            if learn.training and self.mine is not None: sum_terms(learn)
+
+    def after_pred(self):
+        if self.mine is None or self.training and not self.recorder.train_metrics: return
+        self.learn.pred, (self.learn.xb, self.learn.yb) = gathered(self.pred, self.mine), self.whole
+    def before_step(self):
+        if self.mine is not None: sum_gradients(self.model)
+
+# %% ../../nbs/lib/train/14_processes.ipynb #cc0a5f1da1c
+class Processes(PartOfBatch):
     "Each of the processes that `processes` has met learns from its part of each batch; one alone is as without it"
-    order = -50                         # before others look at gradients and pictures
     quiet = ProgressCallback, CSVLogger, ShowGraphCallback, SampleGrid   # those that process 0 alone has
-    mine = None                         # the `Part` of the batch that is in work
 
     def before_fit(self):
         if n_processes() == 1: return
@@ -351,13 +391,11 @@ class Processes(Callback):
     @contextmanager
     def at_work(self, begin):
         "All begin as process 0 does; `begin()` is a context that gives the epoch to begin with"
-        if n_processes() == 1 or hasattr(self.learn, 'lr_finder'):
-            with begin() as first: yield first
-            return
-        check_same_plan(self.learn)
-        if this_process(): yield hear_state(self.learn)
-        else:
-            with ExitStack() as stack:
+        with ExitStack() as stack:
+            if n_processes() == 1: yield stack.enter_context(begin())
+            elif this_process(): yield check_same_plan(self.learn) or hear_state(self.learn)
+            else:
+                check_same_plan(self.learn)
                 try: first = stack.enter_context(begin())
                 except Exception as e:
                     agreed(str(e))
@@ -365,43 +403,7 @@ class Processes(Callback):
                 tell_state(self.learn, first, getattr(getattr(self.learn, 'checkpoint', None), 'state', None))
                 yield first
 
-    @contextmanager
-    def shared(self, xs):
-        "Inside, this process has its part of the batch `xs`, which it gives, and moments and random numbers are of all"
-        self.mine = part_of(find_bs(xs), this_process(), n_processes())
-        if self.mine is None:
-            with shared_norms(self.learn.model, OwnBatchNorm): yield xs
-            return
-        losses = self.learn.gen_loss_func, self.learn.crit_loss_func
-        self.learn.part = self.mine.share
-        try:
-            with shared_norms(self.learn.model), shared_classes(losses, self.mine), RowsOfAll(self.mine):
-                yield self.mine.of(xs)
-        finally: self.mine, self.learn.part = None, 1.
-
-    def parts(self, batches):
-        "This process's part of each batch, `shared` until the next is asked for"
-        for b in batches:
-            with self.shared(b) as xs: yield xs
-
-    @contextmanager
     def batch(self):
-        "Inside, the learner has its part of a batch"
-        learn = self.learn
-        self.whole = learn.xb, learn.yb
-        if n_processes() == 1 or hasattr(learn, 'gather_preds') or not len(learn.yb):
-            yield
-            return
-        if learn.training: check_same_batch(learn)
-        n = len(learn.xb)
-        with self.shared((*learn.xb, *learn.yb)) as xs:
-            learn.xb, learn.yb = xs[:n], xs[n:]
-            try: yield
-            finally: learn.xb, learn.yb = self.whole
-            if learn.training and self.mine is not None: sum_terms(learn)
-
-    def after_pred(self):
-        if self.mine is None or self.training and not self.recorder.train_metrics: return
-        self.learn.pred, (self.learn.xb, self.learn.yb) = gathered(self.pred, self.mine), self.whole
-    def before_step(self):
-        if self.mine is not None: sum_gradients(self.model)
+        "Inside, the learner has its part of a batch; the whole of it, where each process is asked for itself"
+        alone = n_processes() == 1 or hasattr(self.learn, 'gather_preds') or not len(self.learn.yb)
+        return nullcontext() if alone else super().batch()

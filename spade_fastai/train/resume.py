@@ -392,9 +392,10 @@ class CheckpointWriter(Callback):
     def after_fit(self): self.active, self.state = False, None
 
     def after_batch(self):
+        if not self.active: return
         late = self.minutes is not None and time.monotonic() - self.written >= 60*self.minutes
         due = late or self.every and self.train_iter % self.every == 0
-        if self.active and due: self.save(self.epoch, self.iter + 1)
+        if due: self.save(self.epoch, self.iter + 1)
 
     def after_epoch(self):
         due = self.epoch + 1 == self.n_epoch or not self.every and self.minutes is None

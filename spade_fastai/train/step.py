@@ -140,8 +140,8 @@ def turn_terms(learn, share:float=1.) -> dict:
     "The loss of whose turn it is, as terms, of a batch that is `share` of a larger one"
     gen = learn.who == 'generator'
     make, loss_func = (generator_terms, learn.gen_loss_func) if gen else (critic_terms, learn.crit_loss_func)
-    sums = getattr(loss_func, 'sums', ())
-    return {k: v if k in sums else v*(share*learn.part) for k, v in make(learn, plain(learn.yb[0])).items()}
+    sums, share = getattr(loss_func, 'sums', ()), share*learn.part
+    return {k: v if k in sums else v*share for k, v in make(learn, plain(learn.yb[0])).items()}
 
 def checked(turns, opt=None) -> tuple:
     "`turns`; raises ValueError unless it names 'generator', 'critic' or both, and for a rate that nothing can learn by"
@@ -187,10 +187,9 @@ def factors(weights) -> dict:
 # %% ../../nbs/lib/train/05_step.ipynb #cc3b6185011
 class GANStep(Learner):
     "A `Learner` that trains the networks of its `model`, a `GAN`, in turns: `learn.turns` names them in order"
-    part = 1.  # of each batch that is here; the rest is in other processes
     def __init__(self, dls, model, gen_loss_func, crit_loss_func, weights=None, **kwargs):
         self.gen_loss_func, self.crit_loss_func, self.weights = gen_loss_func, crit_loss_func, factors(weights)
-        self.turns, self.who, self.terms, self.last_loss = ('generator', 'critic'), None, {}, {}
+        self.turns, self.who, self.part, self.terms, self.last_loss = ('generator', 'critic'), None, 1, {}, {}
         super().__init__(dls, model, **kwargs)
         self.remove_cb(CastToTensor)
     def _do_epoch_train(self):
