@@ -55,7 +55,6 @@ from .train.ema import *
 from .train.resume import *
 from .train.oasis import *
 from .train.warp import *
-from .train.processes import *
 from .drawing import *
 from .saving import *
 from .pretrained import *
