@@ -31,8 +31,8 @@ from ..data.check.report import *
 from ..train.callbacks import DataWait, SampleGrid, random_state_kept
 from ..train.ema import *
 from ..train.resume import *
-from ..train.processes import *
-from ..train.processes import agreed, by_first, largest, n_processes, this_process
+from ..train.processes import (
+    Processes, agreed, by_first, largest, n_processes, processes, this_process)
 from ..learner import *
 from ..saving import *
 from ..pretrained import *
