@@ -15,7 +15,7 @@ from spade_fastai.data.landcover import landcover_tile
 from spade_fastai.data.raster import Raster
 from spade_fastai.fast.drawing import cells_around, folded
 from spade_fastai.fast.ways import plain_math, with_limits
-from spade_fastai.nets.generator import SPADEGenerator
+from spade_fastai.nets.generator import SPADEGenerator, layouts
 from spade_fastai.nets.norms import SPADE
 from spade_fastai.nets.starts import MapFieldStart
 
@@ -78,6 +78,14 @@ def multiplications(net, seen, ends) -> int:
         total, s = total + of(block)*cells(s), s//2**len(ups)
     return total + of(net.conv_img)*cells(s)
 
+def of_job(job) -> int:
+    "Multiplications of all windows"
+    def window(y, x, h, w):
+        ends = (y, y + h), (x, x + w)
+        seen = [(max(a - job.halo, 0), min(b + job.halo, n)) for (a, b), n in zip(ends, job.canvas.size, strict=True)]
+        return multiplications(job.draws, seen, ends)
+    return sum(window(*box) for box in job.boxes)
+
 def overhead(tmp, side, rounds):
     "The mask begins between two windows, as it does in life"
     gen, mask = network(), a_mask(tmp/'mask.tif', side, off=392)
@@ -88,12 +96,10 @@ def overhead(tmp, side, rounds):
         whole.forget()
         whole(ids, z)
     print(f'{len(job.boxes)} windows of up to {job.window} on {side}×{side}', flush=True)
-    (H, W), h = job.canvas.size, job.halo
-    around = lambda at, n, most: (max(at - h, 0), min(at + n + h, most))
-    windows = sum(multiplications(whole, (around(y, h0, H), around(x, w0, W)), ((y, y + h0), (x, x + w0)))
-                  for y, x, h0, w0 in job.boxes)
-    once = multiplications(whole, ((0, H), (0, W)), ((0, H), (0, W)))
-    print(f'multiplications: {windows/1e9:.1f} G by windows, {once/1e9:.1f} G at once: {windows/once:.3f}', flush=True)
+    paper = SPADEGenerator(13, **layouts['normal']).eval()
+    for what, o in (('', job), ("the paper's layout: ", RasterJob(paper, mask, tmp/'o.tif'))):
+        some, once = of_job(o), multiplications(o.draws, *[[(0, n) for n in o.canvas.size]]*2)
+        print(f'{what}{some/1e9:.0f} G products by windows, {once/1e9:.0f} G at once: {some/once:.3f}', flush=True)
     for _ in range(rounds):
         a, b = spent(lambda: all_of(job)), spent(at_once)
         print(f'processor time: {a:.1f} s by windows, {b:.1f} s at once: {a/b:.3f}', flush=True)

@@ -88,7 +88,7 @@ class Canvas:
                              f"0..{encode.n_ids - 1}; draw with the network that was trained on such masks")
         return tuple(o[r - r[0]][:, c - c[0]] for o in (a, valid))
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #c73ed7036a1
+# %% ../../nbs/lib/apps/04_raster.ipynb #c4bab393ec3
 @dataclass
 class RasterForm:
     "How the picture of a mask is stored"
@@ -115,7 +115,7 @@ class RasterForm:
         if len(names) == count: return list(names)
         raise ValueError(f"names={self.names} are {len(names)}, but the network draws {count} bands")
 
-# %% ../../nbs/lib/apps/04_raster.ipynb #cf631e19eba
+# %% ../../nbs/lib/apps/04_raster.ipynb #caa6e0bd259
 def check_windows(net, z=None, scale=None):
     "Raises ValueError for a network whose picture cannot be drawn by windows, or a style or scale that does not fit it"
     check_finite('the network', net)
