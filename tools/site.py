@@ -143,8 +143,9 @@ def names(modules):
     "A page with a line for every public name: what it is, where it is taught, where it stands"
     rows = sorted(((name, page, m) for page, m in modules for name in m.public if name in m.lines),
                   key=lambda o: (o[0].lower(), o[0]))
+    def said(doc): return re.sub(r'`([^`]+)`', r'<code>\1</code>', escape(doc))
     line = '<tr><td><a href="{}#{}"><code>{}</code></a></td><td>{}</td><td><a href="{}">{}</a></td></tr>'
-    body = [line.format(page.replace('.ipynb', '.html'), n, n, escape(m.says[n]), m.link(n), m.name.partition('.')[2])
+    body = [line.format(page.replace('.ipynb', '.html'), n, n, said(m.says[n]), m.link(n), m.name.partition('.')[2])
             for n, page, m in rows]
     return NAMES.format(len(rows), '\n'.join(body))
 
@@ -228,7 +229,8 @@ MENDS = {'<p class="caption" role="heading">': '<p class="caption" role="heading
          '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="All pages">',
          '<aside class="toc-drawer': '<aside aria-label="This page" class="toc-drawer',
          '<div class="content-icon': '<div role="navigation" aria-label="View" class="content-icon',
-         '<th></th>': '<td></td>'}
+         '<th></th>': '<td></td>',
+         '<div id="search-results">': '<h1>Search</h1><div id="search-results">'}
 
 def build(out, work, network=None, runtime=None):
     "Write the site to `out`, by way of the folder `work`; the number of things that Sphinx warned of"
