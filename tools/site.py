@@ -229,7 +229,7 @@ MENDS = {'<p class="caption" role="heading">': '<p class="caption" role="heading
          '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="All pages">',
          '<aside class="toc-drawer': '<aside aria-label="This page" class="toc-drawer',
          '<div class="content-icon': '<div role="navigation" aria-label="View" class="content-icon',
-         '<th></th>': '<td></td>',
+         '<th></th>': '<td></td>', '<th class="head"><p></p></th>': '<td></td>',
          '<div id="search-results">': '<h1>Search</h1><div id="search-results">'}
 
 def build(out, work, network=None, runtime=None):
