@@ -24,6 +24,7 @@ field = dict(preset=frozen, generator=tiny['generator'])           # the generat
 RECIPES = {
     'official':           dict(preset=tiny),                       # hinge and feature matching; VGG is not at hand
     'official, EMA':      dict(preset=tiny, cbs=EMA),
+    'from landcover':     dict(preset=tiny, cbs=EMA, start='landcover'),   # the network that the package brings
     '+ DiffAugment':      dict(preset=tiny, cbs=EMA, augment=DiffAugment),
     '+ Lite0 loss':       dict(preset=tiny, cbs=EMA, gen_loss=lite, weights=dict(feat=10, vgg=1)),
     'OASIS':              dict(preset=tiny_oasis),
@@ -72,6 +73,8 @@ def cut(source, path, side:int=256, small:int=64):
                     im.crop(box).resize((small, small), how).save(new/kind/part/name)
     new.rename(path)
 
+SAME = dict(building='Structures', road='Roads', vegetation='Tree canopy', land_unpaved='Barren')   # of Dubai, in built-in land
+
 DATA = dict(land=land, dubai=dubai, camvid=camvid)
 
 made_already = {}
@@ -93,8 +96,10 @@ def train(data, name, seed, o) -> dict:
     "Train one, keep it, judge it: a row of the table"
     set_seed(seed)
     args, clock = dict(RECIPES[name]), ProcessorMinutes(o.minutes)
+    start = args.pop('start', None)
     args |= {k: args[k]() for k in ('cbs', 'augment') if k in args}              # classes, made anew for each
     learn = spade_learner(loaders(data, o), **args, sample_grid=None)
+    if start: start_from(learn, start, same={k: v for k, v in SAME.items() if k in learn.dls.reader.codes})
     with learn.no_bar(), learn.no_logging(): learn.fit(10000, cbs=clock)
     file = o.out/f'{data}-{[*RECIPES].index(name)}-{seed}.pt'
     torch.save(learn.model.generator.state_dict(), file)

@@ -26,6 +26,8 @@ from ..data.errors import *
 from ..data.grids import *
 from ..data.grids import Grid
 from ..data.readers import *
+from ..data.lists import read_table
+from ..data.splits import split_words
 from ..data.areas import *
 from ..data.items import *
 from ..data.scenes import *
@@ -106,14 +108,34 @@ def _grids(dls, most):
     return [grid(items[i]) for i in spread(len(items), most)]
 
 # %% ../../nbs/lib/apps/05b_scarce.ipynb #c7f3c1d0507
+def table_of(path) -> Path|None:
+    "The table that splits a data set, if it has one"
+    file = Path(path)/'split.csv'
+    return file if file.is_file() else None
+
+def listed(table, masks, images) -> tuple:
+    "Masks, pictures and split of the rows of a table for training and validation; raises ValueError"
+    df = read_table(table)
+    if lost := [o for o in ('mask', 'image', 'split') if o not in df.columns]:
+        raise ValueError(f"{table} has no column {lost[0]!r}; it must have mask, image and split (train or val)")
+    words = split_words(df['split'].unique())
+    if None in words:
+        raise ValueError(f"{table} says {words[None][0]!r} in its column split; write train, val, test or exclude")
+    df = df[df['split'].isin(words.get('train', []) + words.get('valid', []))]
+    held = df[df['split'].isin(words.get('valid', []))]
+    if not len(held): raise ValueError(f"{table} holds nothing back; write val in its column split for some")
+    files = [[folder/o for o in df[k]] for folder, k in ((masks, 'mask'), (images, 'image'))]
+    return *files, SceneSplit([Path(o).name for o in held['mask']])
+
 def _split(path, size, valid_pct, seed, names, **kwargs):
-    "`DataLoaders` of a folder: as its folders say, or split by area"
+    "`DataLoaders` of a folder: as its folders or its table say, or split by area"
     if len(names[0]) == 2:
         return SpadeDataLoaders.from_folder(path, masks=names[0], images=names[1], size=size, bs=1, **kwargs)
-    place = OnGrid()
-    folders = [Path(path)/o[0] for o in names]
-    return SpadeDataLoaders.from_scenes(folders[1], folders[0], size=size, bs=1, place=place, device='cpu', seed=seed,
-                                        split=BlockSplit(valid_pct), **kwargs)
+    masks, images = (Path(path)/o[0] for o in names)
+    if table_of(path): masks, images, split = listed(table_of(path), masks, images)
+    else: split = BlockSplit(valid_pct)
+    return SpadeDataLoaders.from_scenes(images, masks, size=size, bs=1, place=OnGrid(), device='cpu', seed=seed,
+                                        split=split, **kwargs)
 
 @delegates(MaskReader)
 def read_pairs(
@@ -125,7 +147,7 @@ def read_pairs(
     seed:int=42,           # of the split; the first from here on whose parts both have the rare classes
     **kwargs
 ) -> Pairs:
-    "Chips of a folder of masks and pictures, split by area"
+    "Chips of a folder of masks and pictures, split as its folders or split.csv say, else by area"
     if not Path(path).is_dir(): raise FileNotFoundError(f"there is no folder {path}; name the folder of the data set")
     names, lost = find_layout(path)[:2], ''
     for s in range(seed, seed + 8):
@@ -136,7 +158,7 @@ def read_pairs(
         ids = pairs.ids(rare)
         lost = [f'{w} has no {pairs.codes[i]}' for p, w in (('train', 'training'), ('valid', 'validation')) for i in ids
                 if not pairs.share(i, p)]
-        if not lost or len(names[0]) == 2: return pairs
+        if not lost or len(names[0]) == 2 or table_of(path): return pairs
     absent = [pairs.codes[i] for i in ids if not pairs.share(i) + pairs.share(i, 'valid')]
     return pairs if absent else _raise(_too_small(path, size, lost[0]))
 
