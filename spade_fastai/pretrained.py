@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/pretrained.html.md"""
 # %% auto #0
 __all__ = ['pretrained', 'start_from']
 
-# %% ../nbs/lib/03e_pretrained.ipynb #cd94357fd87
+# %% ../nbs/lib/03e_pretrained.ipynb #c98f0875599
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -22,7 +22,7 @@ from .train.callbacks import random_state_kept
 from .drawing import *
 from .saving import *
 
-# %% ../nbs/lib/03e_pretrained.ipynb #c1e11385ff9
+# %% ../nbs/lib/03e_pretrained.ipynb #c5b36395659
 def networks() -> dict:
     "The files of the networks that the package brings, by name"
     folder = Path(spade_fastai.__file__).parent/'networks'
@@ -37,7 +37,7 @@ def network_file(name) -> Path:
     raise FileNotFoundError(f"there is no network {str(name)!r}; name a file of `save_spade`, the folder of a run, or "
                             f"one of those that the package brings: {', '.join(networks()) or 'none'}")
 
-# %% ../nbs/lib/03e_pretrained.ipynb #cf9e7edc01a
+# %% ../nbs/lib/03e_pretrained.ipynb #c052ec8095e
 @delegates(load_spade, but=['path'])
 def pretrained(
     name='landcover',   # of a network that the package brings, or a file of `save_spade`
@@ -46,7 +46,7 @@ def pretrained(
     "A trained network that draws: `pretrained().generate(mask)`"
     return load_spade(network_file(name), **kwargs)
 
-# %% ../nbs/lib/03e_pretrained.ipynb #cce957973c8
+# %% ../nbs/lib/03e_pretrained.ipynb #c3454cc4799
 def class_axes(gen:nn.Module) -> dict:
     "The axis of each tensor in `gen` along which its classes lie, by the tensor's name"
     conf = to_config(gen)
@@ -59,7 +59,7 @@ def class_axes(gen:nn.Module) -> dict:
              for k, s in shapes[1].items() if s != shapes[0][k]}
     return {k: axes[0] for k, axes in grown.items() if len(axes) == 1}
 
-# %% ../nbs/lib/03e_pretrained.ipynb #c203345cfa5
+# %% ../nbs/lib/03e_pretrained.ipynb #c3ec6340b01
 def as_word(name:str) -> str:
     "A name without case, spaces and signs"
     return ''.join(c for c in name.lower() if c.isalnum())
@@ -70,7 +70,7 @@ def by_class(there:Tensor, axis:int, n_there:int, source:list) -> Tensor:
     mean = classes.mean(axis, keepdim=True)
     return torch.cat([*(mean if o is None else classes.narrow(axis, o, 1) for o in source), rest], axis)
 
-# %% ../nbs/lib/03e_pretrained.ipynb #c802db179d4
+# %% ../nbs/lib/03e_pretrained.ipynb #c7a6e836f14
 def places(codes, codes_there, same:dict) -> list:
     "For each class name of `codes` the place of its namesake in `codes_there`, or None"
     if lost := [f'{k!r}' for k in same if k not in codes] + [f'{v!r}' for v in same.values() if v not in codes_there]:
@@ -88,7 +88,7 @@ def fitted(own:dict, theirs:dict, axes:dict, n_there:int, source:list) -> dict:
         if v.shape == own[k].shape: out[k] = v
     return out
 
-# %% ../nbs/lib/03e_pretrained.ipynb #c69472b5299
+# %% ../nbs/lib/03e_pretrained.ipynb #cd6491ee9e2
 @dataclass
 class Start:
     "What `start_from` has brought"
@@ -102,7 +102,7 @@ class Start:
         if self.new: said += f", {len(self.new)} are new {named(self.new)}"
         return said + (f"; {len(self.left)} tensors did not fit" if self.left else '')
 
-# %% ../nbs/lib/03e_pretrained.ipynb #cf0a4ab26cc
+# %% ../nbs/lib/03e_pretrained.ipynb #c455df9de24
 def start_from(
     gen:nn.Module,            # a generator, a `GAN`, or a learner, changed in place
     source='landcover',       # a network that the package brings, a file of `save_spade`, or a `SpadeDrawer`
