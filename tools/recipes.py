@@ -73,7 +73,8 @@ def cut(source, path, side:int=256, small:int=64):
                     im.crop(box).resize((small, small), how).save(new/kind/part/name)
     new.rename(path)
 
-SAME = dict(building='Structures', road='Roads', vegetation='Tree canopy', land_unpaved='Barren')   # of Dubai, in built-in land
+# classes of Dubai in the built-in land
+SAME = dict(building='Structures', road='Roads', vegetation='Tree canopy', land_unpaved='Barren')
 
 DATA = dict(land=land, dubai=dubai, camvid=camvid)
 

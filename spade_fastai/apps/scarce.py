@@ -107,7 +107,7 @@ def _grids(dls, most):
         return Grid(chip.h, chip.w, (a, b, float(c), d, e, float(f)), g.crs)
     return [grid(items[i]) for i in spread(len(items), most)]
 
-# %% ../../nbs/lib/apps/05b_scarce.ipynb #c7f3c1d0507
+# %% ../../nbs/lib/apps/05b_scarce.ipynb #c1c31b114ea
 def table_of(path) -> Path|None:
     "The table that splits a data set, if it has one"
     file = Path(path)/'split.csv'
@@ -127,6 +127,7 @@ def listed(table, masks, images) -> tuple:
     files = [[folder/o for o in df[k]] for folder, k in ((masks, 'mask'), (images, 'image'))]
     return *files, SceneSplit([Path(o).name for o in held['mask']])
 
+# %% ../../nbs/lib/apps/05b_scarce.ipynb #c7f3c1d0507
 def _split(path, size, valid_pct, seed, names, **kwargs):
     "`DataLoaders` of a folder: as its folders or its table say, or split by area"
     if len(names[0]) == 2:
