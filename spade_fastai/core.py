@@ -6,7 +6,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/core.html.md"""
 
 # %% auto #0
 __all__ = ['TensorInstance', 'TensorStyle', 'TensorStyleMask', 'TensorMap', 'Inputs', 'inputs_of', 'nearest_index',
-           'resize_nearest', 'instance_edges', 'as_ids', 'Cond', 'MaskEncoder', 'OneHot', 'ClassEmbed', 'Scalar',
+           'resize_nearest', 'as_ids', 'instance_edges', 'Cond', 'MaskEncoder', 'OneHot', 'ClassEmbed', 'Scalar',
            'remember_args', 'saveable']
 
 # %% ../nbs/lib/00_core.ipynb #c3789829676
@@ -87,17 +87,6 @@ def resize_nearest(
     iy, ix = nearest_index(x.shape[-2], h, x.device), nearest_index(x.shape[-1], w, x.device)
     return x.index_select(-2, iy).index_select(-1, ix)
 
-# %% ../nbs/lib/00_core.ipynb #c85911486
-def instance_edges(
-    instance:Tensor,  # [B, H, W] integers: one number per thing
-) -> Tensor:          # [B, 1, H, W] bool
-    "Where an instance id differs from one of its four neighbours; both sides of a boundary are marked"
-    edges = torch.zeros_like(instance, dtype=torch.bool)
-    dx, dy = instance[..., 1:] != instance[..., :-1], instance[..., 1:, :] != instance[..., :-1, :]
-    edges[..., 1:] |= dx;     edges[..., :-1] |= dx
-    edges[..., 1:, :] |= dy;  edges[..., :-1, :] |= dy
-    return edges[:, None]
-
 # %% ../nbs/lib/00_core.ipynb #b263ff8b
 def as_ids(
     x,             # [H,W], [B,H,W] or [B,1,H,W] integers: tensor, array or picture
@@ -105,7 +94,9 @@ def as_ids(
 ) -> Tensor:       # [B,H,W] int64
     "Ids as the networks want them; raises ValueError for colours, floats and other shapes"
     if not isinstance(x, Tensor):
-        x = torch.from_numpy(np.array(x))
+        try: x = torch.from_numpy(np.array(x))
+        except (TypeError, ValueError):
+            raise ValueError(f"a {what} holds integer class ids, this one is {x!r:.80}") from None
         if x.ndim == 3 and x.shape[-1] in (3, 4):
             raise ValueError(f"a {what} holds integer class ids, this one is a colour picture {list(x.shape)}; "
                              "read it with a colour table")
@@ -127,6 +118,18 @@ def _known(ids:Tensor, n_ids:int):
     raise ValueError(f"the mask has id {bad}; classes are 0..{n_ids-1}; change these pixels, or, if {bad} means "
                      f"don’t-care, train with `ignore={bad}` in the DataLoaders "
                      "(which builds the network with `dontcare=True`)")
+
+# %% ../nbs/lib/00_core.ipynb #c85911486
+def instance_edges(
+    instance:Tensor,  # [B, H, W] integers: one number per thing
+) -> Tensor:          # [B, 1, H, W] bool
+    "Where an instance id differs from one of its four neighbours; both sides of a boundary are marked"
+    instance = as_ids(instance, 'map of instances')
+    edges = torch.zeros_like(instance, dtype=torch.bool)
+    dx, dy = instance[..., 1:] != instance[..., :-1], instance[..., 1:, :] != instance[..., :-1, :]
+    edges[..., 1:] |= dx;     edges[..., :-1] |= dx
+    edges[..., 1:, :] |= dy;  edges[..., :-1, :] |= dy
+    return edges[:, None]
 
 # %% ../nbs/lib/00_core.ipynb #c3990663190
 class AtSizes:
@@ -198,6 +201,11 @@ def _check_encoder(n_classes, ignore, **switches):
     for k, v in switches.items():
         if v not in (False, True): raise ValueError(f"{k}={v!r} must be True or False")
 
+def an_encoder(encode):
+    "`encode`; raises ValueError unless it says how many channels and classes there are, as a `MaskEncoder` does"
+    if all(isinstance(getattr(encode, k, None), (int, np.integer)) for k in ('nc', 'n_ids')): return encode
+    raise ValueError(f"encode={encode!r:.80} is no encoder of masks; pass one, such as `OneHot(13)` for 13 classes")
+
 # %% ../nbs/lib/00_core.ipynb #c91635b43c4
 class MaskEncoder(nn.Module):
     "Base of the ways a mask becomes a float map: [B,H,W] ids in, `Cond` with a [B,nc,H,W] map out"
@@ -259,6 +267,7 @@ class ClassEmbed(MaskEncoder):
         ignore:int=None,       # as in `MaskEncoder`
     ):
         super().__init__(n_classes, dontcare, edges, ignore)
+        if not isinstance(dim, int) or dim < 1: raise ValueError(f"dim={dim!r} must be a whole number, 1 or more")
         self.emb = nn.Embedding(self.n_ids, dim)
     def channels(self) -> int: return self.emb.embedding_dim
     def encode(self, ids): return self.emb(ids).movedim(-1, 1)

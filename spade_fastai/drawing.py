@@ -23,7 +23,7 @@ from .core import *
 from .noise import *
 from .synthetic import *
 from .core import plain
-from .guards import check_finite, in_eval, whole
+from .guards import amount, check_finite, in_eval, several, whole
 from .palette import *
 from .data.masks import *
 from .data.images import *
@@ -281,6 +281,11 @@ def show_styles(
     **kwargs                 # of `generate`: `reader`, `encoder`, `size` …
 ):
     "Draw every mask in every style: masks down the side, style pictures along the top. Returns the axes"
+    masks, styles = several('masks', masks, 'masks'), several('styles', styles, 'style pictures, z or seeds')
+    if not masks or not styles: raise ValueError(f"there are {len(masks)} masks and {len(styles)} styles; pass both")
+    if amount('sz', sz) == 0: raise ValueError("sz=0 inches show nothing; pass 1., say")
+    if not isinstance(palette, (Palette, type(None))):
+        raise ValueError(f"palette={palette!r:.80} must be a `Palette`, such as `Palette(codes)`")
     reader = kwargs.get('reader') or getattr(generator, 'reader', None)
     palette = palette or getattr(reader, 'palette', None) or Palette(range(generator.n_classes))
     nrows, ncols = len(masks) + 1, len(styles) + 1
@@ -288,13 +293,15 @@ def show_styles(
     fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)
     for ax in axs.flat: ax.set_axis_off()
     for ax, s in zip(axs[0, 1:], styles, strict=True):
-        if isinstance(s, int) or _is_z(s): ax.set_title(f'seed {s}' if isinstance(s, int) else 'z', fontsize=8, y=0)
+        if _is_seed(s) or _is_z(s): ax.set_title(f'seed {s}' if _is_seed(s) else 'z', fontsize=8, y=0)
         else: ax.imshow(_shown(s[0] if isinstance(s, tuple) else s))
     for row, m in zip(axs[1:], masks, strict=True):
         row[0].imshow(palette.paint(drawn_ids(m, reader)), interpolation='nearest')
         for ax, s in zip(row[1:], styles, strict=True):
-            ax.imshow(generate(generator, m, **(dict(seed=s) if isinstance(s, int) else dict(style=s)), **kwargs))
+            ax.imshow(generate(generator, m, **(dict(seed=s) if _is_seed(s) else dict(style=s)), **kwargs))
     return axs
+
+def _is_seed(s): return isinstance(s, (int, np.integer))
 
 def _shown(style):
     if not (isinstance(style, Tensor) and style.is_floating_point()): return open_image(style)
@@ -315,6 +322,7 @@ def interpolate(
     reader, encoder = (kwargs.get(o) or getattr(generator, o, None) for o in ('reader', 'encoder'))
     ids = drawn_ids(mask, reader, kwargs.get('size'))
     def end(o):
+        if o is None: raise ValueError("an end is None; pass a style picture, z, or the seed of a z")
         what = dict(seed=o) if whole_number(o) else dict(style=o)
         z = drawn_z(generator, ids, reader=reader, encoder=encoder, **what)
         if z is None:

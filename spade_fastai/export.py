@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from .guards import file_path, in_eval
+from .guards import file_path, in_eval, whole_file
 from .nets.generator import *
 from .fast.ways import *
 from .fast.drawing import copied
@@ -89,8 +89,7 @@ def export_onnx(
         made = torch.onnx.export(program, dynamo=True, opset_version=opset, input_names=names,
                                  output_names=['picture'], verbose=False)
     made.model.metadata_props['spade_fastai'] = json.dumps(about(drawer, gen))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made.save(str(path))
+    with whole_file(path) as new: made.save(str(new))
     seen = tuple(program.example_inputs[1]['mask'].shape[1:])
     other = seen if size or gen.start.size is not None else (9*gen.scale, 5*gen.scale)
     check_onnx(path, gen, [example(gen, 2, seen), example(gen, 1, other)], eps)

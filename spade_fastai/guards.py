@@ -9,10 +9,12 @@ __all__ = []
 
 # %% ../nbs/lib/00b_guards.ipynb #c377a4a330f
 import hashlib, inspect, operator, os
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MethodType
 import torch
 from torch import Tensor, nn
+from safetensors import SafetensorError
 
 # %% ../nbs/lib/00b_guards.ipynb #c3487356489
 def whole(
@@ -77,15 +79,44 @@ def takes(
     return f
 
 # %% ../nbs/lib/00b_guards.ipynb #cbd6d0ad1d9
-def file_path(path) -> Path:
+def file_path(path, of:str='file') -> Path:
     "`path` as a Path; raises ValueError unless it is a str or a Path with a name in it"
     if isinstance(path, (str, os.PathLike)) and str(path) and '\0' not in str(path): return Path(path)
-    raise ValueError(f"{path!r} is no path; give the name of a file, as a str or a Path")
+    raise ValueError(f"{path!r:.80} is no path; give the name of a {of}, as a str or a Path")
 
 # %% ../nbs/lib/00b_guards.ipynb #cadf9b82389
 def file_hash(fn) -> str:
     "The first 16 digits of the SHA-256 of a file"
     with open(fn, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
+
+# %% ../nbs/lib/00b_guards.ipynb #c9d6afb2b17
+def several(name:str, x, of:str='files') -> list:
+    "`x` as a list; raises ValueError for one thing alone, and for text"
+    if isinstance(x, (str, bytes, dict, os.PathLike)) or not hasattr(x, '__iter__') or getattr(x, 'ndim', 1) == 0:
+        raise ValueError(f"{name}={x!r:.80} must be a list of {of}")
+    return list(x)
+
+# %% ../nbs/lib/00b_guards.ipynb #c5ddee115b8
+@contextmanager
+def whole_file(
+    path,            # wanted file; its folder is made
+    sync:bool=True,  # wait until the disk holds it; for thousands of small files that takes long
+):
+    "A name to write to; the file gets its own name when the block has ended well, else nothing is left of it"
+    path = file_path(path)
+    new = path.with_name(f"{'.'*bool(path.suffix)}new_{os.getpid()}_{path.name}")      # torch takes no bare `.name`
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield new
+        if sync:
+            with open(new, 'rb+') as f: os.fsync(f.fileno())
+        os.replace(new, path)
+    except (OSError, SafetensorError, RuntimeError) as e:
+        if isinstance(e, RuntimeError) and 'inline_container' not in str(e): raise      # torch's word for a full disk
+        raise OSError(f"cannot write {path} ({getattr(e, 'strerror', None) or e}); make room there, or choose another "
+                      "folder") from e
+    finally:
+        with suppress(OSError): new.unlink()
 
 # %% ../nbs/lib/00b_guards.ipynb #c481931976
 def not_finite(

@@ -18,7 +18,7 @@ from fastai.vision.all import Learner
 from fastcore.all import AttrDict, L, delegates
 from .core import *
 from .core import plain
-from .guards import in_eval, not_finite, takes
+from .guards import in_eval, not_finite, takes, whole_file
 from .data.check.report import *
 from .nets.norms import *
 from .nets.starts import *
@@ -142,7 +142,7 @@ class SpadeLearner(GANLearner):
     @delegates(Learner.export)
     def export(self, fname='export.pkl', **kwargs):
         "As `Learner.export`; `load_learner` runs what is in a pickle, so give others the file of `save_spade`"
-        super().export(fname, **kwargs)
+        with whole_file(Path(self.path)/fname) as new: super().export(new.absolute(), **kwargs)
 
 # %% ../nbs/lib/04_learner.ipynb #ce7a0ff7ac4
 def _with_norm(preset:dict, norm, **more) -> dict:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from .core import *
-from .guards import check_finite, file_path
+from .guards import check_finite, file_path, whole_file
 from .train.callbacks import random_state_kept
 from .official_names import (
     Official, faults_of, generator_shape_faults, height_width, map_encoding, no_official_norms,
@@ -249,5 +249,5 @@ def save_official(
     if found := ', '.join(what.faults(net)):
         raise ValueError(f"the official code has no option for this {name}'s {found}; save it with `save_spade`")
     theirs = OrderedDict((k, v.detach().cpu().clone()) for k,v in what.theirs(net).items())
-    torch.save(theirs | unchanged(net, theirs), path)
+    with whole_file(path) as new: torch.save(theirs | unchanged(net, theirs), new)
     return path

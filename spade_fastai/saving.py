@@ -8,7 +8,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/saving.html.md"""
 __all__ = ['to_config', 'from_config', 'modern', 'save_spade', 'read_config', 'load_gan', 'load_spade']
 
 # %% ../nbs/lib/03_saving.ipynb #c360864561
-import json, os
+import json
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open, torch as st
 from . import __version__
 from .core import *
 from .core import name_of, saveables
-from .guards import check_finite, file_path
+from .guards import check_finite, file_path, whole_file
 from .data.readers import *
 from .nets import (clade, concat, critic, encoder, frozen, generator, inade, lite0, multi, norms, oasis,
     pix2pix, sean, spectral, starts)
@@ -137,13 +137,7 @@ def save_spade(
     nets = {k: None if (net := getattr(gan, k)) is None else to_config(net) for k in ('generator', 'critic', 'encoder')}
     data = None if reader is None else reader.settings
     conf = dict(made_by=f'spade_fastai {__version__}', **nets, data=data, extra=extra)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f'{path.name}.{os.getpid()}.new')              # whole, or not at all
-    try:
-        st.save_model(gan, str(new), metadata={'spade_fastai': json.dumps(conf)})
-        os.replace(new, path)
-    except (SafetensorError, OSError) as e: raise OSError(f"cannot write {path} ({e}); make room there") from e
-    finally: new.unlink(missing_ok=True)
+    with whole_file(path) as new: st.save_model(gan, str(new), metadata={'spade_fastai': json.dumps(conf)})
     return path
 
 # %% ../nbs/lib/03_saving.ipynb #c2287938440

@@ -3,6 +3,9 @@ import csv, json, os, re, shutil, signal, subprocess, sys, time
 import numpy as np, pytest
 from PIL import Image
 from conftest import ROOT
+from fastai.callback.core import Callback
+from fastai.test_utils import synth_learner
+import spade_fastai.commands.train as cmd
 from spade_fastai.apps.marks import read_mark
 
 CMD = [sys.executable, '-W', 'ignore', '-c', 'from spade_fastai.commands.train import main; main()']
@@ -177,3 +180,37 @@ def test_real_pictures(shared, tmp_path, folder, args, counts):
     assert '{} pictures to learn from, {} held back, {} classes'.format(*counts) in run.stdout
     acc = report(tmp_path/'out')['colour_accuracy']
     assert (.005 if 'coco' in folder else .15) < acc['real'] < .95 and np.isfinite(acc['fake'])
+
+# The time that a run may take, by a clock of our own
+
+class Clock(Callback):
+    "Each batch takes `slow` seconds, and `quick` after `busy` seconds; remembers learning rates of training"
+    order = 0
+    def __init__(self, slow, quick, busy): self.slow, self.quick, self.busy, self.now, self.rates = slow, quick, busy, 0, []
+    def perf_counter(self): return self.now
+    def after_pred(self):
+        if self.training: self.rates.append(self.opt.hypers[-1]['lr'])
+        self.now += self.slow if self.now < self.busy else self.quick
+
+def run_by_the_clock(monkeypatch, clock, minutes, epochs, takes=None):
+    monkeypatch.setattr(cmd, 'time', clock)
+    learn, watch = synth_learner(n_trn=8, n_val=2, lr=1e-3), cmd.StopWatch(minutes, epoch=takes)
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, cbs=[clock, watch])
+    return learn, watch
+
+@pytest.mark.parametrize('slow, quick, busy', [(1, 1, 0), (4, 1, 60), (1, 4, 60), (9, .5, 20), (1, 2.3, 100)])
+def test_a_run_uses_its_time(monkeypatch, slow, quick, busy):
+    "Whether the machine is busy at first, or later; and the rate ends at zero"
+    clock = Clock(slow, quick, busy)
+    monkeypatch.setattr(cmd, 'seconds_per_epoch', lambda learn: 8*slow)      # by the first batches
+    learn, watch = run_by_the_clock(monkeypatch, clock, 200/60, *cmd._plan(None, 200/60))
+    assert watch.stopped == 'by time' and abs(clock.now - 200) <= 5*max(slow, quick)
+    assert clock.rates[0] == 1e-3 and max(clock.rates[-2:]) < 1e-3*3*5*max(slow, quick)/200
+    flat = [r == 1e-3 for r in clock.rates]
+    assert .5 < sum(flat)/len(flat) < .8 or busy
+
+def test_what_is_asked_for_in_epochs_does_not_look_at_the_clock(monkeypatch):
+    clocks = [Clock(1, 1, 0), Clock(7, 2, 60)]
+    watches = [run_by_the_clock(monkeypatch, o, None, 6)[1] for o in clocks]
+    assert all(o.stopped is None for o in watches) and clocks[0].rates == clocks[1].rates
+    assert len(clocks[0].rates) == 48 and clocks[0].rates[31] == 1e-3 > clocks[0].rates[-1] > 0

@@ -395,3 +395,26 @@ def test_tables_know_their_file(tmp_path):
     (tmp_path/'a.csv').write_text('mask;image\n1.png;2.png\n')
     assert read_table(tmp_path/'a.csv').attrs == dict(file=os.fspath(tmp_path/'a.csv'), lines=2)
     check_error('there is no table', read_table, tmp_path/'b.csv')
+
+# A mask of one part of a split and an image of another have nothing in common but the name
+
+@pytest.mark.odd
+@pytest.mark.parametrize('masks, images', [
+    ('train/masks', 'test/images'), ('masks/train', 'images/val'), ('train_masks', 'test_images'),
+    ('labels_val', 'images_train'), ('masks/val2017', 'images/train2017'), ('val/labels', 'test/images'),
+    ('a/train/gt', 'a/testing/rgb')])
+def test_masks_and_images_of_different_parts(tmp_path, masks, images):
+    pairs(tmp_path, f'{masks}/{{}}.png', f'{images}/{{}}.jpg', range(6))
+    with pytest.raises(MaskError, match='which do not belong together; name folders'): find_layout(tmp_path)
+    with pytest.raises(MaskError, match='which do not belong together; name folders'): check_masks(tmp_path, progress=False)
+    for m, i in ((masks, images), (f'{masks}/*', f'{images}/*')):
+        with pytest.raises(MaskError, match='they only have the same name.*Name folders of one part') as e:
+            SpadeDataLoaders.from_folder(tmp_path, masks=m, images=i, codes=CODES, size=16, bs=2)
+        assert 'from_df' in str(e.value)
+
+@pytest.mark.parametrize('masks, images', [('test/masks', 'test/images'), ('train_masks', 'images'), ('masks', 'test'),
+                                           ('masks/train', 'images/training'), ('latest/masks', 'trainline/images')])
+def test_masks_and_images_of_one_part(tmp_path, masks, images):
+    pairs(tmp_path, f'{masks}/{{}}.png', f'{images}/{{}}.jpg', range(6))
+    dls = SpadeDataLoaders.from_folder(tmp_path, masks=masks, images=images, codes=CODES, size=16, bs=2)
+    assert len(dls.train_ds) + len(dls.valid_ds) == 6

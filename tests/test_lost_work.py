@@ -3,14 +3,20 @@ import errno, json, multiprocessing, os, re, resource, shutil, signal, subproces
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pytest, torch
+from PIL import Image
 from safetensors.torch import load_file
 from spade_fastai.commands import train as cmd
 from spade_fastai.commands.terminal import new_folder, on_signals, whole_file
 from spade_fastai.commands.train import main, train
 from spade_fastai.data.landcover import make_landcover
+from spade_fastai.apps.marks import save_marked
+from spade_fastai.data.items import SpadeDataLoaders
 from spade_fastai.drawing import generate
+from spade_fastai.learner import spade_learner
+from spade_fastai.nets.generator import SPADEGenerator
+from spade_fastai.official import save_official
 from spade_fastai.saving import load_spade
-from spade_fastai.train.resume import read_checkpoint
+from spade_fastai.train.resume import Checkpoint, read_checkpoint
 from test_command import CMD, ENV, FILES, report
 
 @pytest.fixture(scope='module')
@@ -204,6 +210,37 @@ def test_a_limit_of_the_system(own, tmp_path, limit):
     assert run.returncode == 1 and 'Traceback' not in run.stderr
     assert re.fullmatch(r'spade-train: cannot write [^\n]*; make room there[^\n]*\n', run.stderr)
     assert (tmp_path/'out/model.safetensors').exists() == (limit > 1e6)
+
+def noise(): return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+
+DOORS = dict(         # what writes a file, or a folder, in a library that is called from Python
+    save_spade=lambda learn, f: learn.save_spade(f), export=lambda learn, f: learn.export(f),
+    save_official=lambda learn, f: save_official(SPADEGenerator(3, nf=1), f),
+    png=lambda learn, f: save_marked(noise(), f.with_suffix('.png'), seed=1),
+    tif=lambda learn, f: save_marked(noise(), f.with_suffix('.tif'), seed=1),
+    land=lambda learn, f: make_landcover(f, 1, 64), checkpoint=lambda learn, f: learn.fit(1, cbs=Checkpoint(f)))
+
+@pytest.fixture(scope='module')
+def toy(land):
+    small = dict(generator=dict(nf=4, mults=(4, 2, 1), ups=(1, 1)), critic=dict(nf=4, n_layers=2), gen_loss={})
+    dls = SpadeDataLoaders.from_folder(land, size=32, bs=4, num_workers=0, device='cpu')
+    learn = spade_learner(dls, dict(small, weights=dict(feat=10), lr=1e-3), sample_grid=None)
+    with learn.no_bar(), learn.no_logging(): yield learn
+
+@pytest.mark.odd
+@pytest.mark.skipif(sys.platform != 'linux', reason='a limit that the system sets')
+@pytest.mark.parametrize('limit', [0, 1000])
+@pytest.mark.parametrize('door', DOORS)
+def test_a_full_disk_at_every_door(toy, tmp_path, door, limit):
+    "The file is named, with the cure, and no half of one is left"
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try:
+        with pytest.raises(OSError) as e: DOORS[door](toy, tmp_path/'out')
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert re.search(rf"cannot write .*{tmp_path}/out.*make room there", str(e.value), re.S)
+    assert not [o for o in tmp_path.rglob('*') if o.is_file() and (door != 'land' or 'new_' in o.name)]
+    DOORS[door](toy, tmp_path/'out')                                 # and then there is room
 
 @pytest.mark.odd
 @pytest.mark.parametrize('workers', [0, 2])

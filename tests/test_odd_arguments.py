@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest, torch
 from torch import nn
-from spade_fastai.core import OneHot
+from spade_fastai.core import ClassEmbed, OneHot, instance_edges
 from spade_fastai.palette import Palette
 from spade_fastai.data.areas import BlockSplit
+from spade_fastai.data.block import aerial_tfms
 from spade_fastai.data.chips import AtRandom, OnGrid
 from spade_fastai.data.classes import read_codes
-from spade_fastai.data.images import ImageReader
+from spade_fastai.data.images import ImageReader, open_image
 from spade_fastai.data.masks import open_mask
 from spade_fastai.data.splits import by_files, by_func, random_split
 from spade_fastai.saving import load_spade
@@ -21,16 +22,26 @@ from spade_fastai.train.oasis import LabelMix
 from spade_fastai.train.penalties import R1, WGANGP
 from spade_fastai.train.resume import Checkpoint
 import spade_fastai.train.schedule  # noqa: F401
-from spade_fastai.data.landcover import landcover_tile, make_landcover
+from spade_fastai.data.landcover import TINTS, landcover_tile, make_landcover
+from spade_fastai.data.layouts import find_layout
+from spade_fastai.data.pairs import pair_by_stem
+from spade_fastai.data.raster import Raster, Scale
 from spade_fastai.data.items import SpadeDataLoaders
 from spade_fastai.data.readers import MapReader, MaskReader
-from spade_fastai.drawing import generate
+from spade_fastai.data.check.report import check_masks
+from spade_fastai.drawing import generate, interpolate, show_styles
 from spade_fastai.learner import spade_learner
-from spade_fastai.nets.clade import CLADEICPE
+from spade_fastai.nets.clade import CLADE, CLADEICPE
+from spade_fastai.nets.concat import ConcatNorm
+from spade_fastai.nets.encoder import reparameterize
+from spade_fastai.nets.inade import INADE
+from spade_fastai.nets.multi import MultiSPADE
+from spade_fastai.nets.pix2pix import DownStart
+from spade_fastai.nets.sean import SEAN
 from spade_fastai.nets.starts import MapNoiseStart, MapStart, NoiseStart
 from spade_fastai.train.switchers import AdaptiveGANSwitcher, FixedGANSwitcher
 from spade_fastai.apps.singan import InTurn
-from spade_fastai.nets.norms import SPADE
+from spade_fastai.nets.norms import CBN, SPADE
 from spade_fastai.official import load_official, save_official
 from spade_fastai.nets.generator import SPADEGenerator
 
@@ -268,3 +279,81 @@ def test_of_schedules(dls, fit, said):
     before = {k: v.clone() for k, v in learn.model.named_parameters()}
     with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError) as e: fit(learn)
     assert said in str(e.value) and all(v.equal(before[k]) for k, v in learn.model.named_parameters())
+
+# Parts by themselves, and what is drawn, cut and made without a learner
+
+@pytest.mark.odd
+@pytest.mark.parametrize('encode', [None, 3, 'onehot', OneHot, [OneHot(3)]])
+@pytest.mark.parametrize('part', [CBN, SPADE, CLADE, CLADEICPE, INADE, SEAN, MultiSPADE, ConcatNorm, MapStart,
+                                  MapNoiseStart, partial(DownStart, n_down=1)])
+def test_of_encoders(part, encode):
+    with pytest.raises(ValueError, match='is no encoder of masks; pass one, such as `OneHot'): part(8, encode)
+    part(8, OneHot(3))
+
+ROOF = lambda o: dict(Structures=o)
+MU = torch.zeros(2, 3)
+@pytest.mark.odd
+@pytest.mark.parametrize('make, said', [
+    *((partial(aerial_tfms, o), 'size=') for o in (None, '64', 0, -1, 64.5, (64,), (64, 64, 64), True)),
+    *((partial(aerial_tfms, 64, **{k: o}), f'{k}=')
+      for k in ('min_scale', 'max_lighting', 'max_color', 'p') for o in (None, 'x', -1, 2, NAN)),
+    (partial(aerial_tfms, 64, 0), 'min_scale=0'),
+    (partial(Scale, None, None), 'lo=None must be a list'), (partial(Scale, 0, 1), 'lo=0 must be a list'),
+    (partial(Scale, [0], [1, 2]), 'a number for each band'), (partial(Scale, [], []), 'a number for each band'),
+    (partial(Scale, 'ab', 'cd'), "lo='ab' must be a list"), (partial(Scale, [NAN], [1]), 'lo=nan'),
+    (partial(Scale, [0], [float('inf')]), 'hi=inf'), (partial(Scale, [2], [1]), 'must not be above'),
+    (partial(Scale, [0], [1], 3), 'percentiles=3'), (partial(Scale, [0], [1], (98, 2)), 'percentiles=(98, 2)'),
+    *((partial(reparameterize, *o), 'mu and logvar must be two float tensors')
+      for o in ((None, None), (MU, None), (3, 4), (MU, MU[:1]), (MU.long(), MU), (MU, MU.numpy()))),
+    (partial(reparameterize, MU, MU, 5), 'rng=5 must be a `torch.Generator`'),
+    *((partial(instance_edges, o), 'map of instances') for o in (None, 3, 'x', torch.zeros(4, 4), MASK[0], [[.5]])),
+    *((partial(pair_by_stem, *o), 'masks=') for o in ((None, []), (3, []), ('a.png', []))),
+    (partial(pair_by_stem, [], None), 'images=None'), (partial(pair_by_stem, [3], ['a']), '3 is no path'),
+    *((partial(f, o), 'is no path; give the name of a') for o in (None, 3, b'x', {}, '', 'a\0b')
+      for f in (find_layout, SpadeDataLoaders.from_folder, check_masks, partial(make_landcover, n=1))),
+    *((partial(Raster, o), 'is no path') for o in (None, 3, b'x', {})),
+    *((partial(open_image, o), 'is no image; pass') for o in (None, 3, ['a'], {}, NAN)),
+    (partial(open_image, np.zeros((4, 4))), 'more than 8 bits'), (partial(open_image, MU), 'more than 8 bits'),
+    (partial(open_image, np.zeros((4, 4, 3))), 'more than 8 bits'),
+    (partial(open_image, np.zeros((4, 4, 5), np.uint8)), '5 bands'),
+    *((partial(landcover_tile, o, 32), 'seed=') for o in (None, 'x', 1.5, -1, [], [1, None], {}, NAN, True)),
+    *((partial(landcover_tile, 1, 32, o), 'season=') for o in (None, 'x', -1, NAN, float('inf'))),
+    *((partial(make, tints=o), 'tints') for make in (partial(landcover_tile, 1, 32), partial(make_landcover, 'x'))
+      for o in (3, 'red', [1], dict(Roof=[(1, 2, 3)]), ROOF([]), ROOF(3), ROOF(None), ROOF('red'), ROOF((1, 2, 3)),
+                ROOF([3]), ROOF([(1, 2)]), ROOF([(1, 2, 300)]), ROOF([(1, 2, NAN)]), ROOF([('a', 2, 3)]))),
+    *((partial(ClassEmbed, 3, o), 'dim=') for o in (0, '8', None, 1.5))])
+def test_of_parts_by_themselves(make, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as e: make()
+    assert said in str(e.value)
+    assert not [*tmp_path.iterdir()]                                         # nothing was made on the way
+
+@pytest.mark.odd
+@pytest.mark.parametrize('args, said', [
+    ((None, [1]), 'masks=None must be a list of masks'), (([MASK], None), 'styles=None must be a list'),
+    (([MASK], 3), 'styles=3 must be a list'), (([MASK], 'abc'), "styles='abc' must be a list"),
+    (([], [1]), 'there are 0 masks and 1 styles'), (([MASK], []), 'there are 1 masks and 0 styles'),
+    (([MASK], [None]), 'None is no image'), (([MASK], [NAN]), 'nan is no image'), (([MASK], [-1]), 'seed=-1'),
+    (([MASK], [1], 'x'), "palette='x' must be a `Palette`"), (([MASK], [1], None, 0), 'sz=0'),
+    (([MASK], [1], None, NAN), 'sz=nan'), (([MASK], [1], None, 'x'), "sz='x'")])
+def test_of_styles_side_by_side(args, said):
+    with pytest.raises(ValueError) as e: show_styles(net(start=partial(MapNoiseStart, nz=4)), *args)
+    assert said in str(e.value)
+
+@pytest.mark.odd
+@pytest.mark.parametrize('args, said', [((None, 1), 'an end is None'), ((1, None), 'an end is None'), ((1, 2, 0), 'n=0')])
+def test_of_a_line_of_pictures(args, said):
+    with pytest.raises(ValueError, match=said): interpolate(net(start=partial(MapNoiseStart, nz=4)), MASK, *args)
+
+def test_parts_by_themselves_that_are_right():
+    assert aerial_tfms(np.int64(64)) and aerial_tfms((32, 64), max_lighting=0, max_color=0)
+    assert Scale(np.array([0., 1]), np.array([1, 1]), (2, 98)).hi == [1, 1]
+    edges = instance_edges(torch.tensor([[5, 5, 7]]))
+    assert edges.tolist() == [[[[False, True, True]]]]
+    ids, rgb = landcover_tile(1, 32, tints=TINTS)
+    assert (landcover_tile(np.int64(1), 32, tints={})[0] == ids).all()
+    red = np.full((4, 4, 3), (9, 0, 0), np.uint8)
+    for o in (red, torch.as_tensor(red), open_image(red)): assert (np.asarray(open_image(o)) == red).all()
+    assert (np.asarray(open_image(red, bands=(3, 2, 1))) == red[..., ::-1]).all()
+    g = net(start=partial(MapNoiseStart, nz=4))
+    assert show_styles(g, MASK[None], np.arange(2)).shape == (2, 3)

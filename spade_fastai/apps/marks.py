@@ -8,12 +8,14 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/apps/marks.html.md"""
 __all__ = ['net_hash', 'save_marked', 'read_mark']
 
 # %% ../../nbs/lib/apps/03a_marks.ipynb #c80d444b52b
+from io import BytesIO
 import hashlib, json, re
 from html import unescape
 from pathlib import Path
 from PIL import Image
 from torch import nn
 from ..synthetic import *
+from ..guards import whole_file
 from ..data.grids import gdal_env, need_rasterio, placeless
 
 # %% ../../nbs/lib/apps/03a_marks.ipynb #c284a07454a
@@ -36,7 +38,9 @@ def save_marked(
     path = Path(path)
     if path.suffix.lower() not in _kinds:
         raise ValueError(f"{path}: a mark can be written to .png, .jpg, .webp and .tif; choose one of these")
-    picture.save(path, **as_saved(_kinds[path.suffix.lower()], mark_of(source, **facts)))
+    whole, kind = BytesIO(), _kinds[path.suffix.lower()]      # Pillow does not see that a disk takes half of a TIFF
+    picture.save(whole, kind, **as_saved(kind, mark_of(source, **facts)))
+    with whole_file(path) as new: new.write_bytes(whole.getvalue())
     return path
 
 # %% ../../nbs/lib/apps/03a_marks.ipynb #c08cad371ec

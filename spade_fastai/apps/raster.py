@@ -292,7 +292,7 @@ def join(job) -> Path:
         copy(raw, new, **cog_options(job.form))
     try:
         with placeless(rio), gdal_env(rio): put(job.out, write)
-    except rio.errors.RasterioError as e:
+    except (rio.errors.RasterioError, rio._err.CPLE_BaseError) as e:                # GDAL's own, of a full disk
         raise OSError(f"cannot write {job.out} ({e}); make room there and run the same again: it goes on") from e
     finally: raw.unlink(missing_ok=True)
     shutil.rmtree(folder)

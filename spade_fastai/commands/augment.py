@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.all import store_true
 from ..apps.augment import augment
 from ..apps.scarce import read_pairs
-from .terminal import can_hold, check_number, check_text, run_command, shown, typed
+from .terminal import can_hold, check_number, check_text, refuse_idle, run_command, shown, typed
 from .options import ignored
 
 # %% ../../nbs/commands/08_augment.ipynb #cc81f990cb7
@@ -72,6 +72,12 @@ def settled(o:AugmentOptions) -> AugmentOptions:
     ignored(o.ignore), names_of(o.rare), shares_of(o.want), can_hold(o.out)
     return o
 
+def as_options(**given) -> AugmentOptions:
+    "The options `given`, settled; one that changes nothing beside the others raises ValueError"
+    o = AugmentOptions(**given)
+    refuse_idle(given, ('preset', o.generator, 'with --generator, which is trained already'))
+    return settled(o)
+
 # %% ../../nbs/commands/08_augment.ipynb #c482d54e336
 class Line:
     "A bar in a terminal, with what is being done and the minutes that are left; elsewhere a line for each new thing"
@@ -113,4 +119,4 @@ def main(argv=None):
     argv = [str(o) for o in (sys.argv[1:] if argv is None else argv)]
     if argv and argv[0] and not argv[0].startswith('-'): argv = ['--path', *argv]      # the folder
     options = typed(AugmentOptions, 'spade-augment', argv)
-    run_command('spade-augment', lambda: augment_as_told(settled(AugmentOptions(**options))))
+    run_command('spade-augment', lambda: augment_as_told(as_options(**options)))

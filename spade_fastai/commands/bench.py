@@ -37,6 +37,7 @@ from ..learner import *
 from ..data.files import opened
 from .growth import *
 from .growth import peak_mb
+from .terminal import a_device, check_number, refuse_idle, run_command, whole_file
 
 # %% ../../nbs/commands/01_bench.ipynb #8547f1c7
 @dataclass
@@ -489,22 +490,33 @@ def _run(wanted, o:Setting, must:bool) -> list:
             print(f'monai  left out: {e}')
     return results
 
+# %% ../../nbs/commands/01_bench.ipynb #c02e2cbfe92
+def _settled(given:dict) -> tuple:
+    "Sections and device; raises ValueError or OSError for options that cannot work, or change nothing"
+    check_number('rounds', given['rounds'])
+    wanted = [*sections] if given['only'] is None else given['only'].split(',')
+    if wrong := set(wanted) - {*sections, 'data'}:
+        raise ValueError(f"--only {','.join(sorted(wrong))}: there are {', '.join(sections)}")
+    refuse_idle(given, ('device rounds masks', wanted == ['data'], 'with --only data, which trains and draws nothing'),
+                ('rounds', set(wanted) <= {'agree', 'memory'}, 'with these sections, which time nothing'))
+    for k in ('json', 'plot'):
+        if given[k] is not None and not os.access(there := Path(given[k]).absolute().parent, os.W_OK):
+            raise OSError(f"--{k} {given[k]}: {there} is not there, or you may not write to it; name another place")
+    return wanted, torch.device(a_device(given['device']))
+
 # %% ../../nbs/commands/01_bench.ipynb #c3947033936
 def bench(
-    quick:bool=False,        # a quarter of the width, pictures of 64 pixels, two rounds: a first look
+    quick:bool=False,        # a quarter of the width, pictures of 64 pixels: a first look
     only:str=None,           # sections, such as 'draw,train'; all by default, `monai` where it is installed
     device:str=None,         # 'cpu' or 'cuda'; by default the GPU where there is one
-    rounds:int=5,            # of everything that is timed in turn; training takes three at most
+    rounds:int=None,         # of all that is timed in turn; default 5, quick 2; training takes three at most
     masks:str=None,          # folder of id masks, or 'built-in'; by default real ones where they are found
     json:str=None,           # write all numbers to this file
     plot:str=None,           # draw them into this picture
 ) -> dict:
     "Measure the dense, the fast and the folded way in turn, and print a table"
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    wanted = [*sections] if only is None else only.split(',')
-    if wrong := set(wanted) - {*sections, 'data'}:
-        raise ValueError(f"--only {','.join(sorted(wrong))}: there are {', '.join(sections)}")
-    nf, size, few, rounds = (16, 64, 2, min(rounds, 2)) if quick else (64, 256, 8, rounds)
+    wanted, device = _settled(dict(only=only, device=device, rounds=rounds, masks=masks, json=json, plot=plot))
+    nf, size, few, rounds = (16, 64, 2, rounds or 2) if quick else (64, 256, 8, rounds or 5)
     o = Setting(device, nf, size, few, rounds, masks, device.type == 'cuda' and not quick, quick)
     head = _head(o, only)
     print(f"{head['machine']}, torch {torch.__version__}; network of nf={nf}; masks: ", end='')
@@ -512,7 +524,8 @@ def bench(
     results = _run(wanted, o, must=only is not None)
     rates = _shares(results, device)
     out = dict(**head, matrix_rate_tflops=rates, results=[*map(_numbers, results)])
-    if json: Path(json).write_text(dumps(out, indent=1), encoding='utf-8')
+    if json:
+        with whole_file(json) as f: f.write_text(dumps(out, indent=1), encoding='utf-8')
     if plot: plot_results(results, plot)
     return out
 
@@ -521,6 +534,4 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ['--child']: return _memory_child(loads(argv[1]))
     args = vars(anno_parser(bench, prog='spade-bench').parse_args(argv))
-    try: bench(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
-    except (ValueError, OSError) as e: sys.exit(f'spade-bench: {e}')
-    except KeyboardInterrupt: sys.exit('spade-bench: stopped')
+    run_command('spade-bench', lambda: bench(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')}))

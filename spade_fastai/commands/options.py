@@ -16,7 +16,7 @@ from ..spaces import as_space
 from ..texture import RINGS
 from ..pretrained import network_file
 from ..learner import *
-from .terminal import can_hold, check_number, check_places, check_text, flag
+from .terminal import a_device, can_hold, check_number, check_places, check_text, flag
 
 # %% ../../nbs/commands/03_options.ipynb #c0ef869c3cd
 @dataclass
@@ -108,14 +108,6 @@ def _check_together(o):
                          f"{math.ceil(o.bs*10/9) + 1}")
 
 # %% ../../nbs/commands/03_options.ipynb #cd7528f56f9
-def _device(wanted) -> str:
-    "A device that computes"
-    device = str(wanted or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    try: works = torch.ones(1, device=device).add(1).item() == 2
-    except (RuntimeError, AssertionError) as e: works, why = False, str(e).partition('\n')[0]
-    if works: return device
-    raise ValueError(f"--device {device} cannot be used ({why:.200}); pass --device cpu")
-
 def _check_score(o):
     "Raises ValueError or ImportError where what `--score` needs is not there"
     if o.size < 2*RINGS:
@@ -125,7 +117,7 @@ def _check_score(o):
 def settled(o:TrainOptions) -> TrainOptions:
     "`o` with device and minutes filled in; options that cannot work raise ValueError"
     _check_each(o); _check_together(o)
-    device = _device(o.device)
+    device = a_device(o.device)
     if o.resume is None: can_hold(o.out)
     if o.score: _check_score(o)
     _check_room(o, device)

@@ -18,7 +18,7 @@ from ..fast.ways import *
 from ..saving import *
 from ..apps.marks import *
 from ..apps.raster import *
-from .terminal import check_number, check_text, run_command, typed
+from .terminal import check_number, check_text, refuse_idle, run_command, typed
 
 # %% ../../nbs/commands/07_raster.ipynb #c7c5528953a
 @dataclass
@@ -66,6 +66,7 @@ def raster(
     check_text(o)
     if mask is None or out is None: raise ValueError("say two files: spade-raster MASK OUT")
     if o.part and o.join: raise ValueError("--join comes when all parts are drawn; leave --part out")
+    refuse_idle(kwargs, ('unmarked', part_of(o.part), 'in one part: the mark is written by --join'))
     check_number('seed', o.seed, 0, 2**63 - 1), check_number('window', o.window, 1, 2**16)
     part, file = part_of(o.part), Path(o.model)
     file = file/'model.safetensors' if file.is_dir() else file

@@ -14,7 +14,9 @@ from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from fastcore.all import anno_parser
+import torch
 from safetensors import SafetensorError
+from ..guards import whole_file  # noqa: F401
 from ..palette import printable
 
 # %% ../../nbs/commands/00_terminal.ipynb #c3310188543
@@ -94,6 +96,15 @@ def run_command(
     except EXPECTED as e: sys.exit(f'{prog}: {shown(words(said(e)))}')
     except KeyboardInterrupt as e: sys.exit(f"{prog}: {shown('stopped by ' + said(e))}")
 
+# %% ../../nbs/commands/00_terminal.ipynb #cc702668387
+def a_device(wanted) -> str:
+    "A device that computes"
+    device = str(wanted or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    try: works = torch.ones(1, device=device).add(1).item() == 2
+    except (RuntimeError, AssertionError) as e: works, why = False, str(e).partition('\n')[0]
+    if works: return device
+    raise ValueError(f"--device {device} cannot be used ({why:.200}); pass --device cpu")
+
 # %% ../../nbs/commands/00_terminal.ipynb #c228269523
 def check_number(
     name:str,          # of the option
@@ -120,6 +131,16 @@ def check_text(
             raise ValueError(f"{flag(name)} {shown(ascii(str(value)))} holds a control character; rename the file, or "
                              "type it anew")
 
+# %% ../../nbs/commands/00_terminal.ipynb #c87455eafdc
+def refuse_idle(
+    given:dict,  # what was typed
+    *rules,      # (names of options, whether they change nothing, why)
+):
+    "Raises ValueError for an option that was typed and changes nothing"
+    for names, idle, why in rules:
+        for k in names.split() if idle else ():
+            if given.get(k) not in (None, False): raise ValueError(f"--{k} changes nothing {why}; leave it out")
+
 # %% ../../nbs/commands/00_terminal.ipynb #c786258310
 def check_places(
     o,                            # options
@@ -140,25 +161,6 @@ def check_places(
                                  f"folder of the data set, such as {Path(p).name}")
             if re.search(r'\*\*[^/]|[^/]\*\*|\*\*\*', p):
                 raise ValueError(f"--{name} {p} cannot be read; `**` stands for folders, as in masks/**/*.png")
-
-# %% ../../nbs/commands/00_terminal.ipynb #c605045084
-@contextmanager
-def whole_file(
-    path,  # wanted file; its folder is made
-):
-    "A name to write to; the file gets its own name when the block has ended well, else nothing is left of it"
-    path = Path(path)
-    new = path.with_name(f'.new_{path.name}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield new
-        with open(new, 'rb+') as f: os.fsync(f.fileno())
-        os.replace(new, path)
-    except (OSError, SafetensorError) as e:
-        raise OSError(f"cannot write {path} ({getattr(e, 'strerror', None) or e}); make room there, or choose another "
-                      "folder") from e
-    finally:
-        with suppress(OSError): new.unlink()
 
 # %% ../../nbs/commands/00_terminal.ipynb #c836494585
 def _place(path):

@@ -37,7 +37,7 @@ from ..learner import *
 from ..saving import *
 from ..pretrained import *
 from ..metrics import *
-from .terminal import (EXPECTED, SIGNALS, Stopped, new_folder, on_signals, only_one, run_command,
+from .terminal import (EXPECTED, SIGNALS, Stopped, new_folder, on_signals, only_one, refuse_idle, run_command,
                                             shown, typed, whole_file)
 from .options import *
 from .options import as_options, ignored, noted, resumed, settled
@@ -99,7 +99,11 @@ def load_data(
     if split and not Path(split).is_file(): raise FileNotFoundError(f"there is no file {split} (--split)")
     names = [o.split(',') if o else None for o in (masks, images)]
     table, one_each = Path(split or Path(path)/'split.csv'), not any(o and len(o) > 1 for o in names)
-    if split or any(names) and one_each and table.is_file():
+    listed = split or any(names) and one_each and table.is_file()
+    if split and not one_each: raise ValueError(f"{split} says which pairs are for training; name one folder of each")
+    if listed and cure: raise ValueError(f"`cure=True` changes nothing where a table, {table}, lists the pairs")
+    if not one_each and table.is_file(): print(shown(f"note: {table} is not read, as two folders of each are named"))
+    if listed:
         load = dict(size=size, bs=bs, device=device, num_workers=workers, style=style)
         return _by_table(table, path, names, **load, **kwargs)
     report = check_masks(path, *names, size=size, limit=1000, progress=False, **kwargs)
@@ -146,33 +150,43 @@ class StopWatch(Agreed):
     def __init__(self,
         minutes:float=None,   # at most so long
         decay:float=1/3,      # share of the run in which the rate falls to zero
+        epoch:float=None,     # seconds that an epoch takes, as far as one knows before
     ):
-        self.minutes, self.decay, self.signals, self.late, self.stopped = minutes, decay, ExitStack(), False, None
+        self.limit, self.decay, self.signals = 60*(minutes or math.inf), decay, ExitStack()
+        self.late, self.stopped = False, None
+        self.end = self.limit                                                # when it will be over
+        self.trains = self.takes = epoch                                     # seconds: its batches, all of it
 
     def before_fit(self):
         self.start, self.lrs = time.perf_counter(), [h['lr'] for h in self.opt.hypers]
         self.signals.enter_context(on_signals(self.ask))
     def share(self) -> float:
-        "How much of the run is over, 0 to 1: of its batches or of its minutes, whichever is more"
-        return max(self.pct_train, 0 if self.minutes is None else self.over/(60*self.minutes))
+        "How much of the run is over, 0 to 1: of its batches or of its time, whichever is more"
+        return max(self.pct_train, self.over/self.end)
     def end_if_due(self):
         if not (self.asked or self.late): return
         self.stopped = f'by {self.asked}' if self.asked else 'by time'
         raise CancelFitException()
+    def before_epoch(self):
+        "Foresee the last batch: of the epoch whose end comes nearest to the limit, if that is not beyond it"
+        self.agree()
+        self.began, left = self.over, self.limit - self.over
+        if not self.takes or left == math.inf: return
+        whole = max(int(left/self.takes + .5) - 1, 0)                       # epochs before the last
+        self.end = min(self.limit, self.began + whole*self.takes + self.trains)
     def before_batch(self):
         if not self.training: return
         self.agree()
         self.opt.set_hypers(lr=[lr*min(1, max(1 - self.share(), 0)/self.decay) for lr in self.lrs])
     def after_batch(self):
         self.agree()
-        self.late = self.minutes is not None and self.over > 60*self.minutes
+        self.late = self.over > self.limit
         if self.training: self.end_if_due()
-    def before_epoch(self):
-        self.agree()
-        self.epoch_start = self.over
+    def after_train(self): self.trains = self.over - self.began
     def after_epoch(self):
         self.agree()
-        self.late = 60*(self.minutes or math.inf) - self.over < .5*(self.over - self.epoch_start)
+        self.takes = self.over - self.began
+        self.late = self.limit - self.over < .5*self.takes
         if self.epoch + 1 < self.n_epoch: self.end_if_due()
     def after_fit(self): self.signals.close()
 
@@ -401,12 +415,17 @@ def _learner(o, dls) -> SpadeLearner:
     return learn
 
 # %% ../../nbs/commands/04_train.ipynb #c1ec1ffe376
+def _plan(learn, minutes) -> tuple:
+    "Epochs that `minutes` will not hold, and the seconds that one takes now"
+    takes = agreed(seconds_per_epoch(learn))
+    return min(math.ceil(20*60*minutes/takes), 1_000_000), takes
+
 def _fitted(learn, o, epochs) -> dict:
     "Trains; gives what is known of the run"
     out = learn.path
-    epochs = agreed(epochs or o.epochs or math.ceil(1.5*60*o.minutes/seconds_per_epoch(learn)))
+    epochs, takes = (epochs or o.epochs, None) if epochs or o.epochs else _plan(learn, o.minutes)
     by_first(write_json, out/'config.json', dict(command=noted(o), planned_epochs=epochs))
-    watch, wait = StopWatch(o.minutes), DataWait()
+    watch, wait = StopWatch(o.minutes, epoch=takes), DataWait()
     table = [] if this_process() else [LossTable(out/'history.csv')]
     fit_and_keep(learn, epochs, watch, [WholeSamples(n=6, folder=out/'samples', show=False), *table, wait])
     return dict(seconds=watch.seconds(), seconds_waiting_for_data=wait.waited, stopped=watch.stopped,
@@ -427,6 +446,7 @@ def _run(learn, o, epochs, start) -> Path:
 def _trained(**kwargs) -> Path:
     "As `train`, in one of its processes"
     o, epochs = resumed(**kwargs) if kwargs.get('resume') is not None else (TrainOptions(**kwargs), None)
+    if not o.resume: refuse_idle(kwargs, ('tiles', o.path is not None, 'with --path, where the pictures are'))
     o, start = settled(o), time.time()
     set_seed(o.seed)
     with saying_what_is_left():

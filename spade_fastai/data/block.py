@@ -15,6 +15,7 @@ from fastai.vision.all import (Datasets, DihedralItem, Hue, Image, ItemTransform
     Saturation, TensorImage, TensorMask, TfmdDL, Transform, TransformBlock, aug_transforms, delegates, first,
     risinstance)
 from ..core import *
+from ..guards import share, sides
 from ..core import plain
 from ..palette import *
 from .masks import *
@@ -226,7 +227,10 @@ def aerial_tfms(
     p:float=.75,              # how often each of the lights changes
 ) -> dict:                    # `item_tfms` and `batch_tfms`, for `transform(**aerial_tfms(256))`
     "Flips, quarter turns, scale and crop on mask and image together, light on the image alone"
-    h, w = (size, size) if isinstance(size, int) else size
+    h, w = sides('size', size)
+    lights = dict(min_scale=min_scale, max_lighting=max_lighting, max_color=max_color, p=p)
+    for k, o in lights.items():
+        if share(k, o) == 0 and k == 'min_scale': raise ValueError("min_scale=0 would cut out nothing; pass .5, say")
     light = aug_transforms(do_flip=False, max_rotate=0, max_zoom=1, max_warp=0, max_lighting=max_lighting, p_lighting=p)
     return dict(item_tfms=[DihedralItem(p=1.), RandomResizedCrop((h, w), min_scale=min_scale, ratio=(w/h, w/h))],
                 batch_tfms=[*light, Saturation(max_color, p=p), Hue(max_color/5, p=p)])

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL.ImageFile import ImageFile
 from fastai.vision.all import Image, L, Path, first, image_extensions
+from ..guards import file_path
 from .errors import *
 from .signatures import (Facts, array_header, check_facts, exif_turn, in_memory, kind_of_file,
     look_into, most_pixels, too_large, unreadable)
@@ -90,7 +91,7 @@ def beyond_pillow(fn):
             return _n_bands(im) > len(im.getbands()) or ';16' in raw_mode(im) and im.mode.startswith('RGB')
     except Exception: return True
 
-def is_deep(im): return im.mode in ('F', 'I') or im.mode.startswith('I;') or ';16' in im.info['raw']
+def is_deep(im): return im.mode in ('F', 'I') or im.mode.startswith('I;') or ';16' in im.info.get('raw', '')
 
 def _n_bands(im): return getattr(im, 'tag_v2', {}).get(277, 1)
 
@@ -225,7 +226,7 @@ def picture_files(
     closed=_cannot_list,   # is told of a folder that cannot be looked into; by default it is an error
 ) -> list:
     "The picture files below `path`, sorted; a missing or empty folder is an error"
-    path = Path(path)
+    path = file_path(path, 'folder')
     for p in [path/o for o in L(folders)] or [path]:
         if p.is_dir(): continue
         near = sorted(o.name for o in p.parent.iterdir() if o.is_dir()) if p.parent.is_dir() else []

@@ -108,7 +108,7 @@ class Grid(namedtuple('Grid', 'height width transform crs', defaults=(None, None
 # %% ../../nbs/lib/data/04_grids.ipynb #c569535416
 def is_raster(fn) -> bool:
     "Is this a kind of file that `Raster` reads? PNG, JPEG, BMP and GIF are left to Pillow"
-    return Path(fn).suffix.lower() in ('.tif', '.tiff', '.gtif', '.img', '.jp2')
+    return not isinstance(fn, bytes) and Path(fn).suffix.lower() in ('.tif', '.tiff', '.gtif', '.img', '.jp2')
 
 def grid_of(fn) -> Grid:
     "The grid of a file, from its header alone; PNG, JPEG and the like have only a size"

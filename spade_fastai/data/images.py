@@ -16,6 +16,7 @@ from .errors import *
 from .errors import about
 from .grids import *
 from .raster import *
+from .raster import checked_percentiles
 from .signatures import in_memory
 from .files import beyond_pillow, check_opened, file_name, is_deep, is_numpy, load_array, opened
 
@@ -54,17 +55,28 @@ def open_image(
 ) -> PILImage:
     "An RGB picture; 16 bit and float pictures are refused rather than clipped, unless there is a scale"
     name = f'image {file_name(fn)}'
+    if not isinstance(fn, (str, Path, bytes, np.ndarray, Tensor, Image.Image)) and not hasattr(fn, 'read'):
+        raise ValueError(f"{fn!r:.80} is no image; pass a file, bytes, a `PIL.Image`, an array or a `TensorImage`")
     if isinstance(fn, Image.Image):
         check_opened(fn, name)
         fn.load()                                 # `Image.open` reads no pixels yet
     with about(fn), in_memory(name):
-        if not isinstance(fn, (str, Path, bytes)): im = PILImage.create(fn).convert('RGB')
+        if not isinstance(fn, (str, Path, bytes)): im = _of_memory(fn, name, bands, scale)
         elif is_numpy(fn): im = Image.fromarray(to_rgb(load_array(fn, 'image'), name, bands, scale))
         elif is_raster(fn) and (bands or scale) or beyond_pillow(fn): im = _raster_image(fn, name, bands, scale)
         else: im = _pillow_image(fn, name, bands, scale)
     im = PILImage(im)
     im.fn = file_name(fn)
     return im
+
+def _of_memory(o, name, bands, scale):
+    if isinstance(o, np.ndarray) and o.ndim < 2: return to_rgb(o, name, bands, scale)    # names its shape
+    try: im = PILImage.create(o)
+    except (TypeError, ValueError):
+        if not isinstance(o, np.ndarray): o = np.asarray(o)
+        return Image.fromarray(to_rgb(o, name, bands, scale))                            # names shape and type
+    if is_deep(im) or bands or scale: return Image.fromarray(to_rgb(np.asarray(im), name, bands, scale))
+    return im.convert('RGB')
 
 def _raster_image(fn, name, bands, scale):
     r = Raster(fn, bands, scale)
@@ -86,13 +98,6 @@ def checked_bands(bands):
     found = tuple(whole('bands', o, 1, 65535) for o in listed('bands', bands))
     if len(found) in (1, 3): return found
     raise ValueError(f"bands={bands!r} must be three whole numbers, counted from one, such as (4,3,2), or one for grey")
-
-def checked_percentiles(percentiles):
-    "None, or two numbers from 0 to 100, the smaller one first; raises ValueError for anything else"
-    if percentiles is None: return None
-    found = tuple(number('percentiles', o) for o in listed('percentiles', percentiles))
-    if len(found) == 2 and 0 <= found[0] < found[1] <= 100: return tuple(percentiles)
-    raise ValueError(f"percentiles={percentiles!r} must be two numbers from 0 to 100, the smaller one first: (2, 98)")
 
 # %% ../../nbs/lib/data/09_images.ipynb #c3904c58d22
 class ImageReader(Transform):

@@ -10,6 +10,7 @@ __all__ = ['SpadeDataLoaders', 'SpadeItemList']
 # %% ../../nbs/lib/data/22_items.ipynb #c65958062
 import warnings
 from fastai.vision.all import DataLoaders, L, Path, delegates
+from ..guards import file_path
 from .errors import *
 from .files import first_few
 from .images import *
@@ -82,7 +83,7 @@ class FolderLoaders(SceneLoaders):
     ):
         "Pairs with equal stems in two folders"
         rand, read, load = share(kwargs, cls.from_folder, usual_split, MaskReader, also=LOADER_KEYWORDS)
-        path, masks = Path(path), L(masks)
+        path, masks = file_path(path, 'folder'), L(masks)
         parts = folder_pairs(path, masks, L(images), only_pairs, skip)
         il = SpadeItemList.from_pairs(*parts, codes=codes, path=path, **read)
         if len(parts) == 1: il = _split_as(il, split, rand)

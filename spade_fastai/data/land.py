@@ -10,7 +10,7 @@ __all__ = []
 # %% ../../nbs/lib/data/01_land.ipynb #d75013e2
 from collections import namedtuple
 import numpy as np
-from ..guards import sides
+from ..guards import sides, whole
 from ..palette import *
 
 # %% ../../nbs/lib/data/01_land.ipynb #c25399816
@@ -38,6 +38,12 @@ def noise(rng, size, wave, octaves=3, rough=.5):
         out = out + rough**k * (by @ rng.standard_normal((by.shape[1],bx.shape[1])) @ bx.T)
     return out / (.48*np.sqrt(sum(rough**(2*k) for k in range(octaves))))
 
+# %% ../../nbs/lib/data/01_land.ipynb #cd30b7a390f
+def checked_seed(seed):
+    "`seed`, a whole number or a list of them; raises ValueError for anything else"
+    for o in seed if isinstance(seed, (list,tuple)) and len(seed) else [seed]: whole('seed', o, 0)
+    return seed
+
 # %% ../../nbs/lib/data/01_land.ipynb #c60333585
 class Land:
     "A tile in the making: `ids` [H,W], `tone` [H,W,3] (1: the plain class colour), `height` [H,W] in pixels"
@@ -46,7 +52,7 @@ class Land:
         size=64, # pixels: an int or (height, width)
     ):
         self.size = h,w = as_hw(size)
-        self.rng = rng = np.random.default_rng(seed)
+        self.rng = rng = np.random.default_rng(checked_seed(seed))
         self.y,self.x = np.mgrid[:h,:w].astype(float)
         self.ids, self.tone, self.height = np.full((h,w), LOW), np.ones((h,w,3)), np.zeros((h,w))
         self.town = .5*noise(rng, self.size, 150, 1) + rng.normal(.4, .8)  # below .3: country; above .5: pavements

@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..guards import amount, whole
+from ..guards import amount, file_path, whole, whole_file
 from ..palette import *
 from .land import Land, as_hw, fields, lay_frame, lay_streets, waters, woods
-from .town import paint, plant, scene_edge, settle, texture
+from .town import checked_tints, paint, plant, scene_edge, settle, texture
 
 # %% ../../nbs/lib/data/03_landcover.ipynb #c2415587682
 TINTS = {'Structures': [(166,84,66), (112,114,122), (70,100,150)],           # roofs red, grey or blue,
@@ -29,6 +29,7 @@ def landcover_tile(
 ):
     "A piece of land: ids uint8 [H,W] in 0..12 and rgb uint8 [H,W,3]"
     land = Land(seed, size)
+    amount('season', season)
     for step in (lay_frame, fields, woods, waters, lay_streets, settle, plant, scene_edge, texture): step(land)
     return land.ids.astype(np.uint8), paint(land, season, tints)
 
@@ -57,16 +58,16 @@ def make_landcover(
     tints=None, # colours that a class may have, by its name, of which each tile has one
 ) -> Path: # the folder
     "Write `n` tiles: `images/*.png`, `labels/*.png` (class ids), `codes.txt`"
-    whole('n', n), whole('seed', seed, 0), amount('season', season)
+    whole('n', n), whole('seed', seed, 0), amount('season', season), checked_tints(tints)
     recipe = dict(version=VERSION, n=n, size=list(as_hw(size)), seed=seed) | ({} if season==1 else dict(season=season))
     if tints: recipe |= dict(tints=json.loads(json.dumps(tints)))
-    path,names = Path(path), [f'{i:06d}.png' for i in range(n)]
+    path,names = file_path(path, 'folder'), [f'{i:06d}.png' for i in range(n)]
     if set_is_there(path, recipe, names): return path
     for d in ('images','labels'): (path/d).mkdir(parents=True, exist_ok=True)
-    (path/'landcover.json').write_text(json.dumps(recipe))
+    with whole_file(path/'landcover.json') as new: new.write_text(json.dumps(recipe))
     for i,name in enumerate(names):
         ids,rgb = landcover_tile([seed,i], size, season, tints)
-        Image.fromarray(ids).save(path/'labels'/name)
-        Image.fromarray(rgb).save(path/'images'/name)
+        for d,a in (('labels', ids), ('images', rgb)):
+            with whole_file(path/d/name, sync=False) as new: Image.fromarray(a).save(new)
     (path/'codes.txt').write_text('\n'.join(LANDCOVER_CODES)+'\n')
     return path

@@ -13,13 +13,14 @@ from collections import Counter, defaultdict, namedtuple
 from itertools import islice
 import numpy as np
 from fastai.vision.all import Path, first
+from ..guards import file_path
 from .errors import *
 from .files import PICTURE_ENDINGS, first_few, opened, picture_files
 from .classes import EMD_FILE, class_file, read_classes, read_text
 from .masks import distinct, mask_values
 from .headers import check_there
 from .annotations import annotations_in
-from .pairs import ROLES, bare_stem, pairs_in, partners, partners_in, split_folders, words_of
+from .pairs import ROLES, bare_stem, pairs_in, partners, partners_in, split_folders, strangers, words_of
 
 # %% ../../nbs/lib/data/16_layouts.ipynb #c1269192535
 FolderPairs = namedtuple('FolderPairs', 'train valid codes reading instances', defaults=(None,))
@@ -376,11 +377,17 @@ def please_name(path):
 # %% ../../nbs/lib/data/16_layouts.ipynb #c3187175784
 Layout = namedtuple('Layout', 'masks images instances split', defaults=(None, None))
 
+def _same_part(path, group):
+    "Raises `MaskError` where folders of masks and images say that they are of different parts of a split"
+    if got := strangers([(path/group['masks']/'m', path/group['images']/'i')]):
+        raise MaskError(f"{path}: {group['masks']} has masks of {got[1][0]} and {group['images']} images of "
+                        f"{got[1][1]}, which do not belong together; {please_name(path)}", 'layout', path)
+
 def find_layout(
     path,     # folder of a data set
 ) -> Layout:  # names or patterns for `SpadeDataLoaders.from_folder`, each a tuple of one, or of training and validation
     "Where masks, images and instance maps lie below `path`"
-    path = Path(path)
+    path = file_path(path, 'folder')
     files = picture_files(path, closed=_left_out)
     dirs = _folder_roles(path, files)
     several = _several(dirs)
@@ -394,5 +401,6 @@ def find_layout(
     part_of = split_folders(set(folder.values()))
     named = {s: [k for k in groups if part_of.get(folder[k]) == s] for s in ('train', 'valid', 'test')}
     held = named['valid'] or named['test']
+    for o in groups.values(): _same_part(path, o)
     parts = [named['train'], held] if named['train'] and held else [list(groups)]
     return Layout(*[tuple(_one_name([groups[k][r] for k in keys], r) for keys in parts) for r in roles])

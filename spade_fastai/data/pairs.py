@@ -12,6 +12,7 @@ import os, re, unicodedata
 from collections import defaultdict
 from functools import lru_cache
 from fastai.vision.all import L, Path, first
+from ..guards import file_path, several
 from .errors import *
 from .files import PICTURE_ENDINGS, first_few, picture_files, real_folders
 from .annotations import annotations_in, one_a_class
@@ -76,6 +77,24 @@ def split_parts(files):
     n = len(os.path.commonprefix(list(folders.values()))) if folders else 0
     parts = split_folders({f[n:] for f in folders.values()})
     return [parts[folders[o.parent][n:]] for o in files] if parts else []
+
+def strangers(pairs):
+    "The first of `pairs` (mask, image) whose folders say that the two are of different parts of a split; None if none"
+    folders = {o.parent: o.parent.parts for p in pairs for o in p}
+    n = len(os.path.commonprefix(list(folders.values()))) if folders else 0
+    part = split_folders({('train',), *(f[n:] for f in folders.values())})
+    of = {d: part.get(f[n:]) for d,f in folders.items()}
+    both = lambda m, i: (of[m.parent], of[i.parent])
+    return first(((m, i), both(m, i)) for m,i in pairs if None not in both(m, i) and len(set(both(m, i))) > 1)
+
+def _same_part(pairs, what):
+    "Raises `MaskError` for a pair of different parts"
+    if not (found := strangers(pairs)): return
+    (m, i), (a, b) = found
+    names = names_below([m, i])
+    raise MaskError(f"mask {names[0]} is of {a}, and {what} {names[1]} of {b}, by their folders: they only have the "
+                    f"same name. Name folders of one part (`masks=`, `{'images' if what == 'image' else 'instances'}=`)"
+                    "; if they do belong together, list the pairs in a table and use `from_df`", 'split', m, i)
 
 # %% ../../nbs/lib/data/11_pairs.ipynb #c1809411877
 def _keys(masks, images):
@@ -162,7 +181,8 @@ def pair_by_stem(
     key=None,      # file to the text that partners share; default: the stem, or the bare stem
 ) -> list:         # tuples (mask, image), in the order of `masks`
     "Masks and images with equal stems"
-    found = partners([Path(o) for o in masks], [Path(o) for o in images], what, key)
+    masks, images = ([file_path(o) for o in several(k, x)] for k, x in dict(masks=masks, images=images).items())
+    found = partners(masks, images, what, key)
     no_lonely(*found, what)
     return found[0]
 
@@ -256,13 +276,14 @@ def pairs_in(
     lonely=False,    # give also masks and images without a partner, instead of refusing them
 ):
     "Pairs in two folders, or of two patterns"
-    path = Path(path)
+    path = file_path(path, 'folder')
     (ms, mk), (im, ik) = [_files_and_key(path, o) for o in (masks, images)]
     mine = set(ms)
     im = [o for o in im if o not in mine]                          # `*.png` beside `*_mask.png`
     of = {**{o: (ik or _stem)(o) for o in im}, **{o: (mk or _stem)(o) for o in ms}}
     pairs, ms, im = partners(ms, im, what, of.get if mk or ik else None)
     if not pairs and what == 'image': _no_pairs(path, masks, images, ms, im)
+    _same_part(pairs, what)
     left = set(left_in([*pairs, *((o,) for o in [*ms, *im])], skip, path))
     found = ([p for p in pairs if p in left], [o for o in ms if (o,) in left],
              _without_test(pairs, [o for o in im if (o,) in left]))

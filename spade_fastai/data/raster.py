@@ -12,11 +12,20 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
+from ..guards import file_path, listed, number, several
 from .errors import *
 from .signatures import in_memory, look_into
 from .grids import *
 from spade_fastai.data.grids import (as_grid, gdal_env, nearest_pixels, need_rasterio, opened_raster, placeless,
     raster_grid)
+
+# %% ../../nbs/lib/data/05_raster.ipynb #c0da0ef8098
+def checked_percentiles(percentiles):
+    "None, or two numbers from 0 to 100, the smaller one first; raises ValueError for anything else"
+    if percentiles is None: return None
+    found = tuple(number('percentiles', o) for o in listed('percentiles', percentiles))
+    if len(found) == 2 and 0 <= found[0] < found[1] <= 100: return tuple(percentiles)
+    raise ValueError(f"percentiles={percentiles!r} must be two numbers from 0 to 100, the smaller one first: (2, 98)")
 
 # %% ../../nbs/lib/data/05_raster.ipynb #c86193432
 class Scale:
@@ -26,8 +35,11 @@ class Scale:
         hi,        # a number for each band
         pct=None,  # the two percentiles that they are, for the record
     ):
-        self.lo, self.hi, self.pct = [float(o) for o in lo], [float(o) for o in hi], pct
-        if any(not a <= b for a,b in zip(self.lo, self.hi, strict=True)):
+        self.lo, self.hi = ([number(k, o) for o in several(k, x, 'numbers')] for k, x in dict(lo=lo, hi=hi).items())
+        self.pct = checked_percentiles(pct)
+        if len(self.lo) != len(self.hi) or not self.lo:
+            raise ValueError(f"lo={self.lo} and hi={self.hi} must have a number for each band")
+        if any(a > b for a,b in zip(self.lo, self.hi, strict=True)):
             raise ValueError(f"lo={self.lo} must not be above hi={self.hi}")
 
     def __call__(self, a) -> np.ndarray:
@@ -69,7 +81,7 @@ class RasterHeader:
     "What the header of a file says, or those of several files of one grid, a band or more in each"
     tagged = True                # does the NoData value of the file count as missing? (in some masks it is a class)
     def __init__(self, fns):
-        self.fns = [Path(o) for o in fns]
+        self.fns = [file_path(o) for o in fns]
         sets = [opened_raster(o) for o in self.fns]
         self.grid = raster_grid(self.fns[0])
         self.where = [(f, i) for f,ds in zip(self.fns, sets, strict=True) for i in ds.indexes]   # of each band
@@ -225,10 +237,10 @@ def fit_scale(
     size:int=256,       # of a window; up to `n` such windows a raster is read whole
 ) -> Scale:
     "The percentiles of each band of the picture, without NoData"
-    each = rasters if isinstance(rasters, (list, tuple)) else [rasters]
+    each, pct = rasters if isinstance(rasters, (list, tuple)) else [rasters], checked_percentiles(pct)
     read = [r.read(o, bands=r.rgb) for r in each for o in spread_windows(*r.size, n, size)]
     vals = np.concatenate([data[valid] for data,valid in read])
-    vals = vals[~np.isnan(vals).any(-1)] if vals.dtype.kind == 'f' else vals
+    vals = vals[np.isfinite(vals).all(-1)] if vals.dtype.kind == 'f' else vals
     if not len(vals):
         raise ValueError(f"image {rasters} has no valid pixel in the windows looked at; is its NoData value right?")
     lo, hi = np.percentile(vals, pct, axis=0)

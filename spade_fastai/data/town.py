@@ -173,14 +173,25 @@ def shadows(land, slope=1.15, reach=7):
     steps = [(k, np.round(land.sun*k).astype(int)+reach) for k in range(1, reach+1)]
     return np.any([p[y:y+h,x:x+w] > land.height + k*slope for k,(y,x) in steps], 0)
 
+# %% ../../nbs/lib/data/02_town.ipynb #cbe17f76821
+def checked_tints(tints):
+    "`tints` as a dict, {} for None; raises ValueError for what is no class, and what are no colours"
+    if not isinstance(tints or {}, dict):
+        raise ValueError(f"tints={tints!r:.80} must be a dict, colours by the name of a class, such as `TINTS`")
+    for name,some in (tints or {}).items():
+        if name not in LANDCOVER_CODES:
+            raise ValueError(f"tints has {name!r}; the classes are {', '.join(LANDCOVER_CODES)}")
+        try: a = np.array(some, dtype=float)
+        except (TypeError, ValueError): a = np.empty(0)
+        if a.ndim!=2 or a.shape[1]!=3 or not len(a) or not ((a>=0) & (a<=255)).all():
+            raise ValueError(f"tints[{name!r}]={some!r:.80} must be a list of colours (r,g,b) of 0 to 255 each")
+    return tints or {}
+
 # %% ../../nbs/lib/data/02_town.ipynb #c3203275090
 def tinted(land, tints):
     "The colours of all classes [13,3] in this tile"
     colors = COLORS.copy()
-    for name,some in (tints or {}).items():
-        if name not in LANDCOVER_CODES:
-            raise ValueError(f"tints has {name!r}; the classes are {', '.join(LANDCOVER_CODES)}")
-        colors[LANDCOVER_CODES.index(name)] = some[land.rng.integers(len(some))]
+    for name,some in checked_tints(tints).items(): colors[LANDCOVER_CODES.index(name)] = some[land.rng.integers(len(some))]
     return colors
 
 def paint(land, season=1., tints=None):

@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 from ..core import *
+from ..core import an_encoder
 from .norms import *
 
 # %% ../../nbs/lib/nets/06_clade.ipynb #c7a08ddc877
@@ -24,7 +25,7 @@ class CLADE(ConditionalNorm):
         encode,        # gives the number of classes, and whether there are edges of instances
         base='batch',  # parameter-free norm
     ):
-        super().__init__(nf, encode, base)
+        super().__init__(nf, an_encoder(encode), base)
         self.gamma, self.beta = nn.Embedding(encode.n_ids, nf), nn.Embedding(encode.n_ids, nf)
         nn.init.uniform_(self.gamma.weight, -1, 0); nn.init.zeros_(self.beta.weight)
         self.appends = int(encode.edges)

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from ..core import *
+from ..core import an_encoder
 from ..guards import listed, whole
 from .norms import *
 from .spectral import *
@@ -35,7 +36,7 @@ class ConcatNorm(ConditionalNorm):
     looks = 0
     def __init__(self, nf:int, encode, base='batch'):
         super().__init__(nf, encode, base)
-        self.appends = encode.nc
+        self.appends = an_encoder(encode).nc
 
     def forward(self, x, cond):
         seg = cond.at(x.shape[-2:]).seg.to(x.dtype)
@@ -59,7 +60,7 @@ class RefinementModule(nn.Module):
     ):
         super().__init__()
         conv = lambda ni: (nn.Conv2d(ni, nf, 3, padding=1, bias=False), nn.GroupNorm(1, nf), nn.LeakyReLU(slope))
-        self.layers = nn.Sequential(*conv(ni + encode.nc), *conv(nf))
+        self.layers = nn.Sequential(*conv(ni + an_encoder(encode).nc), *conv(nf))
 
     def forward(self, x:Tensor, cond:Cond) -> Tensor:
         return self.layers(torch.cat([x, cond.at(x.shape[-2:]).seg], 1))

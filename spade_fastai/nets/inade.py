@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from ..core import *
+from ..core import an_encoder
 from ..noise import *
 from ..noise import normal
 from .norms import *
@@ -51,7 +52,7 @@ class INADE(ConditionalNorm):
         base='batch',  # parameter-free norm
         nz:int=64,     # numbers of noise for each thing
     ):
-        super().__init__(nf, encode, base)
+        super().__init__(nf, an_encoder(encode), base)
         self.nz, self.fc = nz, nn.Conv2d(nz, 2*nf, 1, bias=False)                     # the same for every pixel
         self.mean, self.dev = nn.Embedding(encode.n_ids, 2*nf), nn.Embedding(encode.n_ids, 2*nf)
         nn.init.zeros_(self.mean.weight); nn.init.ones_(self.dev.weight)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
+from ..core import an_encoder
 from .norms import *
 
 # %% ../../nbs/lib/nets/08_multi.ipynb #c75aed542ac
@@ -56,7 +57,7 @@ class MultiSPADE(ConditionalNorm):
         maps:dict=None,   # name -> branch, called with `nf` and, for 'mask', `nc=`: dict(mask=MapBranch) by default
     ):
         super().__init__(nf, encode, base)
-        of_mask = lambda name: dict(nc=encode.nc) if name == 'mask' else {}
+        of_mask = lambda name: dict(nc=an_encoder(encode).nc) if name == 'mask' else {}
         branches = {'mask': MapBranch} if maps is None else maps
         self.branches = nn.ModuleDict({k: branch(nf, **of_mask(k)) for k, branch in branches.items()})
 

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from ..core import *
+from ..core import an_encoder
 from ..guards import whole
 
 # %% ../../nbs/lib/nets/00_norms.ipynb #324463ac
@@ -72,7 +73,7 @@ class CBN(ConditionalNorm):
         base='batch',  # parameter-free norm
     ):
         super().__init__(nf, encode, base)
-        self.table = nn.Embedding(encode.n_ids, 2*nf)
+        self.table = nn.Embedding(an_encoder(encode).n_ids, 2*nf)
         nn.init.normal_(self.table.weight, 0, .02)
 
     def gamma_beta(self, cond, size): return self.table(cond.label)[..., None, None].chunk(2, 1)
@@ -108,7 +109,7 @@ class SPADE(ConditionalNorm):
     ):
         super().__init__(nf, encode, base)
         if whole('ks', ks) % 2 == 0: raise ValueError(f"ks={ks} must be odd, so that a kernel has a middle")
-        whole('hidden', hidden)
+        whole('hidden', hidden), an_encoder(encode)
         conv = partial(nn.Conv2d, kernel_size=ks, padding=ks//2)
         self.mlp_shared = nn.Sequential(conv(encode.nc, hidden), nn.ReLU())
         self.mlp_gamma, self.mlp_beta = conv(hidden, nf), conv(hidden, nf)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fastai.layers import ConvLayer, NormType
 from ..core import *
 from ..guards import share, whole
-from ..core import plain
+from ..core import an_encoder, plain
 from .norms import *
 from .norms import at_pixels
 from .sean import region_means
@@ -62,7 +62,7 @@ class DownStart(nn.Module):
     ):
         super().__init__()
         if nf < 2**n_down: raise ValueError(f"{nf} channels cannot be halved {n_down} times; take {2**n_down} or more")
-        self.size, self.nz, self.n_ids, self.n_down = None, nz, encode.n_ids, n_down
+        self.size, self.nz, self.n_ids, self.n_down = None, nz, an_encoder(encode).n_ids, n_down
         widths = [nf >> i for i in range(n_down, -1, -1)]
         first = _conv(encode.nc + nz, widths[0], base, ks=7)
         self.layers = nn.Sequential(first, *(_conv(*o, base, stride=2) for o in pairwise(widths)))
@@ -194,7 +194,7 @@ class SkipStart(nn.Module):
         super().__init__()
         self.size, n = None, len(widths)
         normed = [{} if 0 < i < n - 1 else dict(norm_type=None) for i in range(n)]
-        layers = zip(pairwise([encode.nc, *widths]), normed, strict=True)
+        layers = zip(pairwise([an_encoder(encode).nc, *widths]), normed, strict=True)
         self.layers = nn.ModuleList(conv(*o, **kw) for o, kw in layers)
 
     def z_shape(self, size) -> tuple: return ()

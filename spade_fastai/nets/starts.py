@@ -11,6 +11,7 @@ __all__ = ['MapStart', 'NoiseStart', 'MapNoiseStart', 'MapFieldStart']
 import torch
 from torch import Tensor, nn
 from ..core import *
+from ..core import an_encoder
 from ..guards import listed, takes, whole
 
 # %% ../../nbs/lib/nets/02_starts.ipynb #c5a7b11e02
@@ -37,7 +38,7 @@ class MapStart(nn.Module):
     ):
         super().__init__()
         self.size = fixed_size(size)
-        self.fc = nn.Conv2d(encode.nc, nf, 3, padding=1)
+        self.fc = nn.Conv2d(an_encoder(encode).nc, whole('nf', nf), 3, padding=1)
     @property
     def looks(self) -> int|None: return 1 if self.size is None else None
     def z_shape(self, size) -> tuple: return ()
@@ -53,7 +54,7 @@ class NoiseStart(nn.Module):
         size:tuple[int, int]=(4, 4),    # height and width of the first map, fixed
     ):
         super().__init__()
-        self.nz, self.size, self.nf = whole('nz', nz), fixed_size(listed('size', size)), nf
+        self.nz, self.size, self.nf = whole('nz', nz), fixed_size(listed('size', size)), whole('nf', nf)
         self.fc = nn.Linear(nz, nf*size[0]*size[1])
     def z_shape(self, size) -> tuple: return (self.nz,)
     def forward(self, cond:Cond, size, z:Tensor): return self.fc(z).view(z.shape[0], self.nf, *self.size)
@@ -77,7 +78,7 @@ class MapNoiseStart(nn.Module):
     ):
         super().__init__()
         self.nz, self.size = whole('nz', nz), fixed_size(size)
-        self.fc = nn.Conv2d(encode.nc + nz, nf, 3, padding=1)
+        self.fc = nn.Conv2d(an_encoder(encode).nc + nz, whole('nf', nf), 3, padding=1)
     @property
     def looks(self) -> int|None: return 1 if self.size is None else None
     def z_shape(self, size) -> tuple: return (self.nz,)

@@ -356,7 +356,10 @@ def _take(lock:Path, me:dict):
     if ended: lock.unlink(missing_ok=True)
     try:
         with open(lock, 'x') as f: json.dump(me, f)
-    except FileExistsError:
+    except OSError as e:
+        if not isinstance(e, FileExistsError):
+            lock.unlink(missing_ok=True)
+            raise OSError(f"cannot write {lock} ({e}); make room there") from e
         who = _read_lock(lock)
         raise ValueError(f"another training is at work in {lock.with_suffix('')} (process {who.get('pid', '?')} on "
                          f"{who.get('host', '?')}); wait for its end, pass another folder, or, if it is no more, "

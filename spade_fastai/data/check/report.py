@@ -25,7 +25,7 @@ from ..headers import header_size, same_ground, same_size
 from ..readers import *
 from .look import as_error, below, check_file, decode_image, evenly, kind_of, look_at
 from .cures import Sentence, guess_colors, guess_values
-from .findings import Finding, grouped, share, spread, topic, unnamed
+from .findings import Finding, by_values, grouped, share, spread, topic, unnamed
 from .doubts import Seen, doubts, palettes_differ
 from .source import reader_of, said_by_file, source_of
 
@@ -378,6 +378,13 @@ def _read(eye, src, codes, reading, progress):
     return eye(reader), reader, given, [*_guessed(looks, given, reading.get('ignore'))]
 
 # %% ../../../nbs/lib/data/check/05_report.ipynb #c3727507158
+def _idle(looks, reader, told):
+    "Notes about what was said of the masks and changes nothing in these"
+    values = looks and not any(o.errors for o in looks) and all(by_values(o, reader) for o in looks)
+    for k in ('table', *(['tolerance'] if not told.get('ids') else [])):
+        if told.get(k) and values: yield Finding('note', f"`{k}=` changes nothing: no mask is in colours")
+
+# %% ../../../nbs/lib/data/check/05_report.ipynb #c918012e0ed
 @delegates(MaskReader, but=['codes'])
 @delegates(source_of, keep=True)
 def check_masks(
@@ -407,7 +414,7 @@ def check_masks(
     code = _of_scenes(src, words, good, size) or _sentence(src, words, eye, bad, size) if size and good else None
     checked, said = _tried(code, eye, good, reader, said_by_file(src, codes))
     if said: found, code = [*found, Finding('error', str(said))], None
-    found = [*src.found, *guessed, *found, *doubts(seen), *src.notes()]
+    found = [*src.found, *guessed, *found, *_idle(looks, reader, kwargs), *doubts(seen), *src.notes()]
     return MaskReport(src, looks, reader, found, _class_table(seen), code, checked, eye)
 
 # %% ../../../nbs/lib/data/check/05_report.ipynb #c1140624972

@@ -12,6 +12,7 @@ import re, warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from fastai.vision.all import L, Path, first, noop
+from ...guards import file_path
 from ..errors import *
 from ..files import closed_folders, first_few, picture_files
 from ..classes import find_codes, read_text
@@ -207,7 +208,7 @@ def source_of(
     skip=(),         # names of files to leave out
 ) -> Source:
     "Where the pairs of a folder are"
-    path, skip = Path(path), list(L(skip))
+    path, skip = file_path(path, 'folder'), list(L(skip))
     if not path.is_dir(): raise MissingFile(f"there is no folder {path}", file=path)
     closed = closed_folders(path)
     try: src = _source_of(path, L(masks), L(images), codes, L(instances), skip)
