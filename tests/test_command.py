@@ -186,7 +186,8 @@ def test_real_pictures(shared, tmp_path, folder, args, counts):
 class Clock(Callback):
     "Each batch takes `slow` seconds, and `quick` after `busy` seconds; remembers learning rates of training"
     order = 0
-    def __init__(self, slow, quick, busy): self.slow, self.quick, self.busy, self.now, self.rates = slow, quick, busy, 0, []
+    def __init__(self, slow, quick, busy):
+        self.slow, self.quick, self.busy, self.now, self.rates = slow, quick, busy, 0, []
     def perf_counter(self): return self.now
     def after_pred(self):
         if self.training: self.rates.append(self.opt.hypers[-1]['lr'])

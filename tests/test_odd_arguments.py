@@ -341,7 +341,8 @@ def test_of_styles_side_by_side(args, said):
     assert said in str(e.value)
 
 @pytest.mark.odd
-@pytest.mark.parametrize('args, said', [((None, 1), 'an end is None'), ((1, None), 'an end is None'), ((1, 2, 0), 'n=0')])
+@pytest.mark.parametrize('args, said', [
+    ((None, 1), 'an end is None'), ((1, None), 'an end is None'), ((1, 2, 0), 'n=0')])
 def test_of_a_line_of_pictures(args, said):
     with pytest.raises(ValueError, match=said): interpolate(net(start=partial(MapNoiseStart, nz=4)), MASK, *args)
 

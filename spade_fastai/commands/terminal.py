@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../../nbs/commands/00_terminal.ipynb #c1042401207
 import math, numbers, os, re, signal, sys, threading, unicodedata
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
 from itertools import count
 from pathlib import Path

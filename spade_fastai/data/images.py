@@ -11,7 +11,7 @@ __all__ = ['open_image', 'ImageReader']
 import numpy as np
 from torch import Tensor
 from fastai.vision.all import Image, PILImage, Path, Transform
-from ..guards import listed, number, whole
+from ..guards import listed, whole
 from .errors import *
 from .errors import about
 from .grids import *

@@ -9,7 +9,7 @@ __all__ = ['SpadeDataLoaders', 'SpadeItemList']
 
 # %% ../../nbs/lib/data/22_items.ipynb #c65958062
 import warnings
-from fastai.vision.all import DataLoaders, L, Path, delegates
+from fastai.vision.all import DataLoaders, L, delegates
 from ..guards import file_path
 from .errors import *
 from .files import first_few

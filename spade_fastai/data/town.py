@@ -191,7 +191,8 @@ def checked_tints(tints):
 def tinted(land, tints):
     "The colours of all classes [13,3] in this tile"
     colors = COLORS.copy()
-    for name,some in checked_tints(tints).items(): colors[LANDCOVER_CODES.index(name)] = some[land.rng.integers(len(some))]
+    for name,some in checked_tints(tints).items():
+        colors[LANDCOVER_CODES.index(name)] = some[land.rng.integers(len(some))]
     return colors
 
 def paint(land, season=1., tints=None):

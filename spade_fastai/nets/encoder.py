@@ -27,7 +27,8 @@ def reparameterize(
     "One draw from each normal distribution, with gradients for mu and logvar"
     floats = all(isinstance(o, Tensor) and o.is_floating_point() for o in (mu, logvar))
     if not floats or mu.shape != logvar.shape:
-        said = ' and '.join(f'{list(o.shape)} {o.dtype}' if isinstance(o, Tensor) else f'{o!r:.60}' for o in (mu, logvar))
+        said = ' and '.join(f'{list(o.shape)} {o.dtype}' if isinstance(o, Tensor) else f'{o!r:.60}'
+                            for o in (mu, logvar))
         raise ValueError(f"mu and logvar must be two float tensors [B,nz] of one shape, not {said}")
     if not isinstance(rng, (torch.Generator, type(None))):
         raise ValueError(f"rng={rng!r:.60} must be a `torch.Generator`, such as `torch.Generator().manual_seed(3)`")
