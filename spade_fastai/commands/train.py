@@ -138,7 +138,7 @@ class Agreed(Callback):
         self.over, number = largest([self.seconds(), self.number])
         self.asked = SIGNALS.get(int(number))
     def ask(self, number, _):
-        if self.number and n_processes() == 1: raise Stopped(SIGNALS[number])    # torchrun says it twice itself
+        if self.number and n_processes() == 1: raise Stopped(SIGNALS[self.number])    # torchrun says it twice
         self.number = number
     def state_dict(self) -> dict: return dict(seconds=self.seconds())
     def load_state_dict(self, state:dict): self.before = state['seconds']
