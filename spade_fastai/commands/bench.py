@@ -36,8 +36,8 @@ from ..train.step import resting
 from ..learner import *
 from ..data.files import opened
 from .growth import *
-from .growth import peak_mb
-from .terminal import a_device, check_number, refuse_idle, run_command, whole_file
+from .growth import peak_mb, settled
+from .terminal import run_command, whole_file
 
 # %% ../../nbs/commands/01_bench.ipynb #8547f1c7
 @dataclass
@@ -490,20 +490,6 @@ def _run(wanted, o:Setting, must:bool) -> list:
             print(f'monai  left out: {e}')
     return results
 
-# %% ../../nbs/commands/01_bench.ipynb #c02e2cbfe92
-def _settled(given:dict) -> tuple:
-    "Sections and device; raises ValueError or OSError for options that cannot work, or change nothing"
-    check_number('rounds', given['rounds'])
-    wanted = [*sections] if given['only'] is None else given['only'].split(',')
-    if wrong := set(wanted) - {*sections, 'data'}:
-        raise ValueError(f"--only {','.join(sorted(wrong))}: there are {', '.join(sections)}")
-    refuse_idle(given, ('device rounds masks', wanted == ['data'], 'with --only data, which trains and draws nothing'),
-                ('rounds', set(wanted) <= {'agree', 'memory'}, 'with these sections, which time nothing'))
-    for k in ('json', 'plot'):
-        if given[k] is not None and not os.access(there := Path(given[k]).absolute().parent, os.W_OK):
-            raise OSError(f"--{k} {given[k]}: {there} is not there, or you may not write to it; name another place")
-    return wanted, torch.device(a_device(given['device']))
-
 # %% ../../nbs/commands/01_bench.ipynb #c3947033936
 def bench(
     quick:bool=False,        # a quarter of the width, pictures of 64 pixels: a first look
@@ -515,7 +501,7 @@ def bench(
     plot:str=None,           # draw them into this picture
 ) -> dict:
     "Measure the dense, the fast and the folded way in turn, and print a table"
-    wanted, device = _settled(dict(only=only, device=device, rounds=rounds, masks=masks, json=json, plot=plot))
+    wanted, device = settled(dict(only=only, device=device, rounds=rounds, masks=masks, json=json, plot=plot), sections)
     nf, size, few, rounds = (16, 64, 2, rounds or 2) if quick else (64, 256, 8, rounds or 5)
     o = Setting(device, nf, size, few, rounds, masks, device.type == 'cuda' and not quick, quick)
     head = _head(o, only)

@@ -11,13 +11,14 @@ __all__ = ['data_growth']
 import json, os, subprocess, sys, time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-import numpy as np
+import numpy as np, torch
 from PIL import Image
 from ..data.files import has_rasterio
 from ..data.grids import need_rasterio, placeless
 from ..data.masks import mask_rows, tally
 from ..data.pairs import pairs_in
 from ..data.readers import *
+from .terminal import a_device, check_number, refuse_idle
 
 # %% ../../nbs/commands/00a_growth.ipynb #c1749393350
 def peak_mb() -> float:
@@ -101,3 +102,17 @@ def data_growth(
                        GB_of_it_for_this=more/1024)
         time, memory = (exponent(ns, [o[k] for o in got]) for k in ('seconds', 'more'))
         yield dict(section='growth', case=f'{what}: exponents', what=what, time=time, memory=memory)
+
+# %% ../../nbs/commands/00a_growth.ipynb #c02e2cbfe92
+def settled(given:dict, sections) -> tuple:
+    "Sections and device; raises ValueError or OSError for options that cannot work, or change nothing"
+    check_number('rounds', given['rounds'])
+    wanted = [*sections] if given['only'] is None else given['only'].split(',')
+    if wrong := set(wanted) - {*sections, 'data'}:
+        raise ValueError(f"--only {','.join(sorted(wrong))}: there are {', '.join(sections)}")
+    refuse_idle(given, ('device rounds masks', wanted == ['data'], 'with --only data, which trains and draws nothing'),
+                ('rounds', set(wanted) <= {'agree', 'memory'}, 'with these sections, which time nothing'))
+    for k in ('json', 'plot'):
+        if given[k] is not None and not os.access(there := Path(given[k]).absolute().parent, os.W_OK):
+            raise OSError(f"--{k} {given[k]}: {there} is not there, or you may not write to it; name another place")
+    return wanted, torch.device(a_device(given['device']))

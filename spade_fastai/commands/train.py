@@ -37,8 +37,8 @@ from ..learner import *
 from ..saving import *
 from ..pretrained import *
 from ..metrics import *
-from .terminal import (EXPECTED, SIGNALS, Stopped, new_folder, on_signals, only_one, refuse_idle, run_command,
-                                            shown, typed, whole_file)
+from .terminal import (EXPECTED, SIGNALS, Stopped, new_folder, on_signals, only_one, refuse_idle,
+                                            run_command, shown, typed, whole_file)
 from .options import *
 from .options import as_options, ignored, noted, resumed, settled
 
@@ -140,6 +140,11 @@ class Agreed(Callback):
     def ask(self, number, _):
         if self.number and n_processes() == 1: raise Stopped(SIGNALS[self.number])    # torchrun says it twice
         self.number = number
+    def end_if_due(self):
+        if not (self.asked or self.late): return
+        self.stopped = f'by {self.asked}' if self.asked else 'by time'
+        raise CancelFitException()
+    def after_fit(self): self.signals.close()
     def state_dict(self) -> dict: return dict(seconds=self.seconds())
     def load_state_dict(self, state:dict): self.before = state['seconds']
 
@@ -163,10 +168,6 @@ class StopWatch(Agreed):
     def share(self) -> float:
         "How much of the run is over, 0 to 1: of its batches or of its time, whichever is more"
         return max(self.pct_train, self.over/self.end)
-    def end_if_due(self):
-        if not (self.asked or self.late): return
-        self.stopped = f'by {self.asked}' if self.asked else 'by time'
-        raise CancelFitException()
     def before_epoch(self):
         "Foresee the last batch: of the epoch whose end comes nearest to the limit, if that is not beyond it"
         self.agree()
@@ -188,7 +189,6 @@ class StopWatch(Agreed):
         self.takes = self.over - self.began
         self.late = self.limit - self.over < .5*self.takes
         if self.epoch + 1 < self.n_epoch: self.end_if_due()
-    def after_fit(self): self.signals.close()
 
 # %% ../../nbs/commands/04_train.ipynb #c3698124581
 def save_figure(fig, path, **kwargs):

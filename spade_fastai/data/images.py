@@ -69,6 +69,7 @@ def open_image(
     im.fn = file_name(fn)
     return im
 
+# %% ../../nbs/lib/data/09_images.ipynb #c24db0b94c8
 def _of_memory(o, name, bands, scale):
     if isinstance(o, np.ndarray) and o.ndim < 2: return to_rgb(o, name, bands, scale)    # names its shape
     try: im = PILImage.create(o)

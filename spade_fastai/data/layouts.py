@@ -20,7 +20,8 @@ from .classes import EMD_FILE, class_file, read_classes, read_text
 from .masks import distinct, mask_values
 from .headers import check_there
 from .annotations import annotations_in
-from .pairs import ROLES, bare_stem, pairs_in, partners, partners_in, split_folders, strangers, words_of
+from .pairs import (ROLES, bare_stem, pairs_in, partners, partners_in, split_folders, strangers,
+                                     words_of)
 
 # %% ../../nbs/lib/data/16_layouts.ipynb #c1269192535
 FolderPairs = namedtuple('FolderPairs', 'train valid codes reading instances', defaults=(None,))

@@ -78,6 +78,7 @@ def split_parts(files):
     parts = split_folders({f[n:] for f in folders.values()})
     return [parts[folders[o.parent][n:]] for o in files] if parts else []
 
+# %% ../../nbs/lib/data/11_pairs.ipynb #c4ab0258e93
 def strangers(pairs):
     "The first of `pairs` (mask, image) whose folders say that the two are of different parts of a split; None if none"
     folders = {o.parent: o.parent.parts for p in pairs for o in p}
