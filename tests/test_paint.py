@@ -261,6 +261,26 @@ def test_save_and_load_ids_equal(page, tmp_path):
     assert (np.array(picture) == pixels(page)).all() and picture.info['Comment'].startswith('Synthetic')
     assert picture.info['SYNTHETIC'] == 'YES' and picture.info['DIGITALSOURCETYPE'].endswith('/trainedAlgorithmicMedia')
 
+def test_a_geotiff_keeps_its_grid(page, tmp_path):
+    rasterio = pytest.importorskip('rasterio', reason='needs rasterio: pip install "spade-fastai[geo]"')
+    where = dict(crs='EPSG:32633', transform=rasterio.Affine(2, 0, 500000, 0, -2, 4600000))
+    ids = np.arange(64*96, dtype=np.uint8).reshape(64, 96)//96 % 4
+    kw = dict(driver='GTiff', height=64, width=96, count=1, dtype='uint8')
+    with rasterio.open(tmp_path/'x.tif', 'w', **kw, **where) as f: f.write(ids, 1)
+    with page.expect_file_chooser() as f: page.get_by_role('button', name='Open mask').click()
+    wait(page, lambda: f.value.set_files(tmp_path/'x.tif'))
+    wait(page, lambda: drag(page, (30, 20), (40, 20)))
+    with rasterio.open(saved(page, 'Save mask')) as f: got, at = f.read(1), (f.transform, f.crs.to_epsg())
+    assert at == (where['transform'], 32633) and got.shape == ids.shape
+    assert (got != ids).any() and (got[40:] == ids[40:]).all() and set(got[got != ids]) == {1}
+    with rasterio.open(saved(page, 'Save picture')) as f:
+        assert (np.moveaxis(f.read(), 0, -1) == pixels(page)).all() and f.crs.to_epsg() == 32633
+        assert f.tags()['SYNTHETIC'] == 'YES'
+    (tmp_path/'bad.tif').write_bytes(b'II*\0 nonsense')
+    with page.expect_file_chooser() as f: page.get_by_role('button', name='Open mask').click()
+    f.value.set_files(tmp_path/'bad.tif')
+    page.get_by_text('cannot read raster').wait_for()
+
 def test_by_keyboard_alone(page):
     before = pixels(page, 'Mask')
     page.locator('[data-pane="Mask"] canvas').focus()

@@ -21,8 +21,11 @@ from ..palette import *
 from ..data.images import *
 from ..data.landcover import *
 from ..data.landcover import landcover_tile
+from ..data.readers import *
+from ..synthetic import *
 from ..drawing import *
 from ..drawing import as_picture, drawn
+from .tiffs import grid_said, mask_of_tiff, reads_tiffs, tiff_of, told_grid
 
 # %% ../../nbs/lib/apps/03_paint.ipynb #ca81088b677
 class OutOfDate:
@@ -120,8 +123,8 @@ class Painted:
         most:int=2048*2048,   # pixels of the largest map
     ):
         self.drawer, self.name, self.most = drawer, name, whole('most', most, 1024)
-        self.codes, self.colors = names_and_colors(drawer, reader or getattr(drawer, 'reader', None))
-        self.gen = getattr(drawer, 'generator', drawer)
+        self.reader, self.gen = reader or getattr(drawer, 'reader', None), getattr(drawer, 'generator', drawer)
+        self.codes, self.colors = names_and_colors(drawer, self.reader)
         self.scale, self.encoder = getattr(self.gen, 'scale', 1), getattr(drawer, 'encoder', None)
         self.fixed = getattr(getattr(self.gen, 'start', None), 'size', None)
         self.reads_styles = self.encoder is not None and not hasattr(self.encoder, 'complete')
@@ -157,17 +160,19 @@ class PaintSession:
     "One map, its picture, and what is out of date: `do` changes it, `piece` draws"
     def __init__(self, net:Painted):
         self.net, self.lock, self.n, self.seed, self.mix, self.style = net, threading.Lock(), 1, 0, 1., None
-        self.ids = self.picture = self.z = self.todo = None
+        self.ids = self.picture = self.z = self.todo = self.grid = None
 
     def do(self, head:dict, data:bytes=b'') -> list:
         "Follow a message; gives those in reply, (dict, bytes) each. Raises ValueError for one that makes no sense"
         what = head.get('do') if isinstance(head, dict) else None
         if not isinstance(what, str) or what not in answers: raise ValueError(f"nobody knows what do={what!r:.40} is")
-        if self.ids is None and what not in ('hello', 'land', 'open'): raise ValueError("there is no map yet; open one")
+        begins = 'hello', 'land', 'open', 'tiff'
+        if self.ids is None and what not in begins: raise ValueError("there is no map yet; open one")
         with self.lock: return answers[what](self, head, data) or []
 
-    def new(self, ids:np.ndarray):
-        "Begin with another map"
+    def new(self, ids:np.ndarray, grid=None):
+        "Begin with another map, which lies on the ground where `grid` says"
+        self.grid = grid
         self.ids, self.picture = ids.copy(), np.zeros((*ids.shape, 3), np.uint8)
         self.todo = OutOfDate(ids.shape, self.net.scale, self.net.halo)
         self.noise()
@@ -199,7 +204,7 @@ def hello(s, head, data):
     z = net.drawer.draw_z(1, (net.sizes()[0],)*2, torch.Generator())
     about = dict(name=net.name, codes=net.codes, colors=net.colors, scale=net.scale, sizes=net.sizes(), most=net.most,
                  fixed=bool(net.fixed), noise=z is not None, field=z is not None and z.ndim == 4,
-                 style=net.reads_styles, seed=s.seed)
+                 style=net.reads_styles, tiff=reads_tiffs(), seed=s.seed)
     return [({'is': 'model', **about}, b'')]
 
 def size_of(s, head) -> tuple:
@@ -216,7 +221,7 @@ def land(s, head, data):
 def open_map(s, head, data):
     ids = ids_in(data, size_of(s, head), len(s.net.codes))
     if 'seed' in head: s.seed = whole('seed', head['seed'], 0, 2**32 - 1)
-    s.new(ids)
+    s.new(ids, grid_said(head.get('grid'), ids.shape))
 
 def at_stroke(s, head) -> tuple:
     "The box of a stroke, which is the newest from now on"
@@ -265,7 +270,30 @@ def restyle(s, head, data):
     s.mix = float(mix)
     s.noise()
 
-answers = dict(hello=hello, land=land, open=open_map, patch=patch, seed=reseed, renew=renew, style=restyle)
+# %% ../../nbs/lib/apps/03_paint.ipynb #ce791713374
+def open_tiff(s, head, data):
+    "A mask that lies somewhere; what is saved later lies there, too"
+    if not reads_tiffs(): raise ValueError('GeoTIFF needs rasterio: pip install "spade-fastai[geo]"')
+    reader = s.net.reader or MaskReader(s.net.codes)
+    ids, grid = mask_of_tiff(data, reader, s.net.fits)
+    if ids.max() >= len(s.net.codes): raise ValueError("the mask has don't-care, which this network does not know")
+    if 'seed' in head: s.seed = whole('seed', head['seed'], 0, 2**32 - 1)
+    s.new(ids.astype(np.uint8), grid)
+    h, w = ids.shape
+    return [({'is': 'mask', 'w': w, 'h': h, 'grid': told_grid(grid)}, s.ids.tobytes())]
+
+def save_tiff(s, head, data):
+    "The mask, whose ids come with the message, or the picture, on the grid of the mask that was opened"
+    if s.grid is None: raise ValueError("this map was not opened from a GeoTIFF, so it lies nowhere; save it as PNG")
+    what = head.get('what')
+    if what not in ('mask', 'picture'): raise ValueError(f"what={what!r:.40} must be mask or picture")
+    if what == 'mask': out = tiff_of(ids_in(data, s.ids.shape, len(s.net.codes)), s.grid,
+                                     palette=Palette(s.net.codes, s.net.colors))
+    else: out = tiff_of(s.picture, s.grid, mark_of(seed=s.seed, model=s.net.name or None))
+    return [({'is': 'file', 'name': f'{what}.tif'}, out)]
+
+answers = dict(hello=hello, land=land, open=open_map, patch=patch, seed=reseed, renew=renew, style=restyle,
+               tiff=open_tiff, save=save_tiff)
 
 # %% ../../nbs/lib/apps/03_paint.ipynb #c6e4239176b
 def page_file(name:str) -> str:

@@ -170,7 +170,7 @@ def serve(
     url = f"http://{host}:{sock.getsockname()[1]}/" + (f'?token={token}' if token else '')
     print(f'Paint at {url}   (Ctrl-C ends)', flush=True)
     if not o.quiet and has_screen(): webbrowser.open(url)
-    config = uvicorn.Config(paint_app(net, token, o.clients), log_level='critical', ws_max_size=o.side**2 + 8192,
+    config = uvicorn.Config(paint_app(net, token, o.clients), log_level='critical', ws_max_size=4*o.side**2 + 2**16,
                             timeout_graceful_shutdown=1, lifespan='off')
     uvicorn.Server(config).run(sockets=[sock])
 

@@ -2,7 +2,7 @@
 //   mount(element, host)   builds the page; host = {send(head, bytes), on(callback(head, bytes))} is who draws
 //   socket(url)            a host behind a WebSocket;  export default: a host in a notebook (anywidget)
 // To the host:   open {w,h}+ids · land {w,h,seed} · patch {n,box}+ids · seed {seed} · renew {n,box,seed}+0/1 · style {mix}+file
-// From the host: model {…} · mask {w,h}+ids · picture {n,box,left}+RGB · error {text}.  A box is [top, left, height, width].
+// From the host: model {…} · mask {w,h,grid}+ids · picture {n,box,left}+RGB · file {name}+bytes · error {text}.  A box is [top, left, height, width].
 
 const make = (tag, props = {}, ...kids) => {
   const el = document.createElement(tag)
@@ -120,6 +120,7 @@ const latin = s => Uint8Array.from(s, c => c.charCodeAt(0) < 256 ? c.charCodeAt(
 const glue = parts => { const res = new Uint8Array(parts.reduce((n, p) => n + p.length, 0)); let i = 0; for (const p of parts) { res.set(p, i); i += p.length } return res }
 const word = n => Uint8Array.of(n >>> 24, n >>> 16, n >>> 8, n)
 const MAGIC = [137, 80, 78, 71, 13, 10, 26, 10]
+const isTIFF = bytes => /^(II[*+]\0|MM\0[*+])/.test(String.fromCharCode(...bytes.subarray(0, 4)))
 
 export async function writePNG(w, h, data, colors = null, text = {}) {   // ids with their colours, or RGB without
   const chunk = (name, body) => { const b = glue([latin(name), body]); return [word(body.length), b, word(crc(b))] }
@@ -171,13 +172,17 @@ class Paint {
   on_model(model) {
     const again = this.model && this.map, { codes, sizes } = model
     this.model = model
-    if (again) return this.open(this.map.w, this.map.h, this.map.data)    // the host was away: nothing is lost
+    if (again) return this.open(this.map.w, this.map.h, this.map.data, this.grid)    // the host was away: nothing is lost
     this.seed = model.seed
     this.build()
     this.choose(Math.max(codes.findIndex(o => /water|sea|lake|river/i.test(o)), 0))
     this.host.send({ do: 'land', w: sizes[0], h: sizes[0], seed: 1 })
   }
-  on_mask({ w, h }, bytes) { this.begin(w, h, bytes.slice()) }
+  on_mask({ w, h, grid = null }, bytes) {
+    this.begin(w, h, bytes.slice())
+    this.grid = grid                 // of a GeoTIFF: what is saved lies there, too
+  }
+  on_file({ name }, bytes) { this.download(bytes, name, 'image/tiff') }
   on_picture({ n, box: [top, left, h, w], left: rest }, rgb) {
     if (!this.map || top + h > this.map.h || left + w > this.map.w) return
     const img = new ImageData(w, h)
@@ -217,7 +222,7 @@ class Paint {
       button('land', 'New land', () => this.host.send({ do: 'land', w: this.map.w, h: this.map.h, seed: dice() })),
       button('blank', 'Blank', () => this.open(this.map.w, this.map.h, new Uint8Array(this.map.w*this.map.h).fill(this.id))),
       choice('Size', Object.fromEntries(model.sizes.map(o => [o, `${o} px`])), o => this.host.send({ do: 'land', w: +o, h: +o, seed: dice() })),
-      button('open', 'Open mask', file('.png,image/png', f => this.load(f))), button('save', 'Save mask', () => this.save()),
+      button('open', 'Open mask', file('.png,image/png' + (model.tiff ? ',.tif,.tiff,image/tiff' : ''), f => this.load(f))), button('save', 'Save mask', () => this.save()),
       button('photo', 'Save picture', () => this.save(true))))
     const bar = make('div', { className: 'bar' }, make('fieldset', { className: 'tools' }, make('legend', {}, 'Tool'),
         ...some.map(([k, [label, key]]) => radio('tool', k, `${label} (${key})`, () => this.use(k), icon(k), make('span', {}, label)))),
@@ -370,11 +375,26 @@ class Paint {
     this.host.send({ do: 'renew', n: ++this.n, box: [y0, x0, y1 - y0, x1 - x0], seed: dice() }, this.map.cut([x0, y0, x1, y1], in_))
   }
   restyle(head, bytes) { this.since = performance.now(); this.host.send({ do: 'style', ...head }, bytes) }
-  open(w, h, data) { this.host.send({ do: 'open', w, h, seed: this.seed }, data); this.begin(w, h, data) }
+  open(w, h, data, grid = null) {
+    this.host.send({ do: 'open', w, h, seed: this.seed, ...(grid && { grid }) }, data)
+    this.grid = grid
+    this.begin(w, h, data)
+  }
   async load(f) {
     if (!f) return
-    try { this.open(...this.fitting(await readPNG(new Uint8Array(await f.arrayBuffer())))); this.tell(`${f.name} is open`) }
+    try {
+      const bytes = new Uint8Array(await f.arrayBuffer())
+      if (isTIFF(bytes)) return this.place(f.name, bytes)
+      this.open(...this.fitting(await readPNG(bytes)))
+      this.tell(`${f.name} is open`)
+    }
     catch (e) { this.tell(`${f.name}: ${e.message}`, true) }
+  }
+  place(name, bytes) {             // the host reads it, and knows where it lies
+    if (!this.model.tiff) throw Error('this page cannot read GeoTIFF; spade-paint can, with pip install "spade-fastai[geo]". Or save the mask as PNG')
+    this.since = performance.now()
+    this.host.send({ do: 'tiff', seed: this.seed }, bytes)
+    this.tell(`${name} is read …`)
   }
   fitting({ w, h, ids, rgb }) {   // ids that the network knows, in a size that it draws
     const { colors, codes, scale, sizes, most } = this.model, known = new Map(colors.map(([r, g, b], i) => [r << 16 | g << 8 | b, i]))
@@ -387,12 +407,16 @@ class Paint {
   }
   async save(picture = false) {
     const { w, h, data } = this.map, { codes, colors, name } = this.model
+    if (this.grid) return this.host.send({ do: 'save', what: picture ? 'picture' : 'mask' }, picture ? undefined : data)
     const rgb = picture && this.picture.getImageData(0, 0, w, h).data.filter((_, i) => i % 4 < 3)
     const text = { SYNTHETIC: 'YES', DIGITALSOURCETYPE: 'http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia',
       SOFTWARE: `spade_fastai, ${name}`, SEED: this.seed, Software: `spade_fastai, ${name}`, Comment: 'Synthetic: drawn by a network from a painted mask', Seed: this.seed }
     const bytes = picture ? await writePNG(w, h, rgb, null, text) : await writePNG(w, h, data, colors, { Classes: codes.join(', ') })
-    const url = URL.createObjectURL(new Blob([bytes], { type: 'image/png' }))
-    make('a', { href: url, download: picture ? 'picture.png' : 'mask.png' }).click()
+    this.download(bytes, picture ? 'picture.png' : 'mask.png', 'image/png')
+  }
+  download(bytes, name, type) {
+    const url = URL.createObjectURL(new Blob([bytes], { type }))
+    make('a', { href: url, download: name }).click()
     setTimeout(() => URL.revokeObjectURL(url), 1e4)
   }
   key(e) {
