@@ -63,8 +63,8 @@ def make_landcover(
     if tints: recipe |= dict(tints=json.loads(json.dumps(tints)))
     path,names = file_path(path, 'folder'), [f'{i:06d}.png' for i in range(n)]
     if set_is_there(path, recipe, names): return path
-    for d in ('images','labels'): (path/d).mkdir(parents=True, exist_ok=True)
     with whole_file(path/'landcover.json') as new: new.write_text(json.dumps(recipe))
+    for d in ('images','labels'): (path/d).mkdir(parents=True, exist_ok=True)
     for i,name in enumerate(names):
         ids,rgb = landcover_tile([seed,i], size, season, tints)
         for d,a in (('labels', ids), ('images', rgb)):
