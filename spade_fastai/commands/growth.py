@@ -111,8 +111,9 @@ def settled(given:dict, sections) -> tuple:
     if wrong := set(wanted) - {*sections, 'data'}:
         raise ValueError(f"--only {','.join(sorted(wrong))}: there are {', '.join(sections)}")
     refuse_idle(given, ('device rounds masks', wanted == ['data'], 'with --only data, which trains and draws nothing'),
+                ('device', wanted == ['rivals'], 'with --only rivals, which draws on the CPU'),
                 ('rounds', set(wanted) <= {'agree', 'memory'}, 'with these sections, which time nothing'))
     for k in ('json', 'plot'):
         if given[k] is not None and not os.access(there := Path(given[k]).absolute().parent, os.W_OK):
             raise OSError(f"--{k} {given[k]}: {there} is not there, or you may not write to it; name another place")
-    return wanted, torch.device(a_device(given['device']))
+    return wanted, torch.device('cpu' if wanted == ['rivals'] else a_device(given['device']))
