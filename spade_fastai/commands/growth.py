@@ -112,7 +112,8 @@ def settled(given:dict, sections) -> tuple:
         raise ValueError(f"--only {','.join(sorted(wrong))}: there are {', '.join(sections)}")
     refuse_idle(given, ('device rounds masks', wanted == ['data'], 'with --only data, which trains and draws nothing'),
                 ('device', wanted == ['rivals'], 'with --only rivals, which draws on the CPU'),
-                ('rounds', set(wanted) <= {'agree', 'memory'}, 'with these sections, which time nothing'))
+                ('rounds', set(wanted) <= {'agree', 'memory'}, 'with these sections, which time nothing'),
+                ('plot', set(wanted) <= {'agree', 'memory', 'data', 'rivals'}, 'with these sections: it draws others'))
     for k in ('json', 'plot'):
         if given[k] is not None and not os.access(there := Path(given[k]).absolute().parent, os.W_OK):
             raise OSError(f"--{k} {given[k]}: {there} is not there, or you may not write to it; name another place")
