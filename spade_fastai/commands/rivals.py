@@ -102,6 +102,7 @@ def rivals(
         if not (far := (torch.as_tensor(draws()) - want).abs().max()) < 1e-3: raise ValueError(f"{k} is {far:.1e} off")
     return ways, missing
 
+# %% ../../nbs/commands/00b_rivals.ipynb #cf80b3822c1
 @torch.no_grad()
 def races(
     presets:dict,     # name -> preset
