@@ -411,6 +411,7 @@ def bench_growth(o:Setting, what=GROWS):
         if 'train' in what: yield placed(train(case, n, mask, o.nf, 1, critic=dict(nf=o.nf)), place)
         if 'memory' in what: yield {**memory(case, n, k, s, o.nf, o.device, o.masks, like=13), **place}
 
+# %% ../../nbs/commands/01_bench.ipynb #ce04640fd31
 def bench_tiny(o:Setting):
     mask = bench_masks(13, 4, 64, 'built-in')[0].to(o.device)
     case = 'iteration of the preset `tiny`, 4 × 64×64'
