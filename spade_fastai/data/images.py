@@ -36,8 +36,8 @@ def choose_bands(a, bands, name):
 def to_rgb(a, name, bands, scale):
     "[H,W] or [H,W,C] of any depth as [H,W,3] uint8"
     a = a[..., None] if a.ndim == 2 else a
-    if a.ndim != 3:
-        msg = f"{name} has the shape {list(a.shape)}; an image is [H,W], or [H,W,C]"
+    if a.ndim != 3 or not a.size:
+        msg = f"{name} has the shape {list(a.shape)}; an image is [H,W], or [H,W,C], of one pixel or more"
         raise MaskError(msg, 'shape', value=tuple(a.shape))
     a = choose_bands(a, bands, name)
     if a.shape[-1] not in (1, 3):
