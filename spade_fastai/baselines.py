@@ -53,31 +53,32 @@ def _generator(cls, dls, preset:dict, n_classes:int=None, **kwargs) -> nn.Module
 def pix2pixhd(dls, **kwargs) -> dict:
     "Arguments of `spade_learner` for a tiny pix2pixHD; `kwargs` are of `GlobalGenerator`"
     size = dict(nf=16, n_down=3, n_blocks=2)
-    return dict(preset=tiny, generator=_generator(GlobalGenerator, dls, size, **kwargs),
+    return dict(preset=presets.tiny_hinge, generator=_generator(GlobalGenerator, dls, size, **kwargs),
                 gen_loss=dict(gan=LeastSquaresLoss), weights=pix2pixhd_weights(n_layers=3))
 
 def pix2pix(dls, **kwargs) -> dict:
     "Arguments of `spade_learner` for a tiny pix2pix; `kwargs` are of `UNetGenerator`"
     size = dict(nf=14, n_down=5)
     patches = dict(n_scales=1, net=partial(NLayerDiscriminator, weight_norm=nn.Identity()))
-    return dict(preset=tiny, generator=_generator(UNetGenerator, dls, size, **kwargs), critic=patches,
+    return dict(preset=presets.tiny_hinge, generator=_generator(UNetGenerator, dls, size, **kwargs), critic=patches,
                 gen_loss=PixelGeneratorLoss(OriginalLoss, feat=None), crit_loss=CriticLoss(OriginalLoss),
                 weights=dict(l1=100, crit_fake=.5, crit_real=.5))
 
 def crn(dls, **kwargs) -> dict:
     "Arguments of `spade_learner` for a tiny CRN and a critic that never learns; `kwargs` are of `CRN`"
     size = dict(nf=16, mults=(7, 7, 7, 4, 2))
-    return dict(preset=tiny, generator=_generator(CRN, dls, size, **kwargs), switcher=OnlyGenerator(),
+    return dict(preset=presets.tiny_hinge, generator=_generator(CRN, dls, size, **kwargs), switcher=OnlyGenerator(),
                 gen_loss=PixelGeneratorLoss(gan=None), weights=dict(l1=10))
 
 # %% ../nbs/lib/07_baselines.ipynb #c926293738
 def at_input(dls, **kwargs) -> dict:
     "Arguments of `spade_learner` for SPADE's generator with the mask at the input; `kwargs` are of `SPADEGenerator`"
-    return dict(preset=tiny, generator=dict(nf=18, norm=AffineNorm, start=partial(DownStart, n_down=3)) | kwargs)
+    parts = dict(nf=18, norm=AffineNorm, start=partial(DownStart, n_down=3))
+    return dict(preset=presets.tiny_hinge, generator=parts | kwargs)
 
 def concatenation(dls, **kwargs) -> dict:
     "Arguments of `spade_learner` for SPADE's generator, the map beside every norm; `kwargs` are of `SPADEGenerator`"
-    return dict(preset=tiny, generator=dict(nf=19, norm=ConcatNorm) | kwargs)
+    return dict(preset=presets.tiny_hinge, generator=dict(nf=19, norm=ConcatNorm) | kwargs)
 
 # %% ../nbs/lib/07_baselines.ipynb #c235082591
 # functions of DataLoaders (and arguments of a generator) that give arguments of `spade_learner`

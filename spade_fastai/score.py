@@ -249,5 +249,5 @@ def score_columns(
     space=None,   # of features: a `FeatureSpace` or its name; default: the best at hand
     **kwargs      # of `fit_segmenter`
 ) -> list:
-    "`obey` and `kid` as columns of training: `spade_learner(dls, tiny, metrics=score_columns())`"
+    "`obey` and `kid` as columns of training: `spade_learner(dls, presets.tiny_hinge, metrics=score_columns())`"
     return [Obey(**kwargs), KID(space)]

@@ -50,7 +50,7 @@ def _smooth(size):
 
 @cache
 def lite0_space(size:int=128) -> FeatureSpace:
-    "1280 features of EfficientNet-Lite0; ImportError without the extra `metrics`"
+    "1280 features of EfficientNet-Lite0; ImportError where its weights are not installed"
     return FeatureSpace('EfficientNet-Lite0', LITE0_HASH, size, 'bilinear, antialiased', _smooth(size), lite0().vector)
 
 def inception_space(file=None) -> FeatureSpace:

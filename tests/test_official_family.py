@@ -17,7 +17,7 @@ from spade_fastai.nets.sean import *
 from spade_fastai.nets.oasis import *
 from spade_fastai.nets.oasis import oasis_layout
 from spade_fastai.drawing import SpadeDrawer
-from spade_fastai.learner import spade_learner, tiny
+from spade_fastai.learner import presets, spade_learner
 from spade_fastai.official import *
 from spade_fastai.train.step import GAN
 from test_family import clade, each_class, sean_key
@@ -217,7 +217,8 @@ def pairs(styles):
     return DataLoaders.from_dsets(items, Items(items[:4]), bs=4, device='cpu')
 
 def trained(dls, path, **kwargs):
-    learn = spade_learner(dls, tiny, critic=TOY['critic'], n_classes=N_CLASSES, sample_grid=None, path=path, **kwargs)
+    hinge = presets.tiny_hinge
+    learn = spade_learner(dls, hinge, critic=TOY['critic'], n_classes=N_CLASSES, sample_grid=None, path=path, **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     return learn.model.eval()
 

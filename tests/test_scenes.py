@@ -402,13 +402,13 @@ def test_loaders_begin_with_scenes(tmp_path):
     assert (mask.shape, image.shape, dls.size, dls.codes) == ((4, 64, 64), (4, 3, 64, 64), (64, 64), LANDCOVER_CODES)
 
 def test_a_learner_trains_on_chips(tmp_path):
-    from spade_fastai.learner import spade_learner, tiny
+    from spade_fastai.learner import presets, spade_learner
     from fastai.learner import load_learner
     ids, rgb = landcover_tile([1, 3], (256, 320))
     Image.fromarray(ids).save(tmp_path/'m.png'); Image.fromarray(rgb).save(tmp_path/'i.png')
     tp = tile_pairs(tmp_path/'i.png', tmp_path/'m.png', LANDCOVER_CODES, size=64, place=AtRandom(n=12))
     dls = tp.dataloaders(bs=4)
-    learn = spade_learner(dls, tiny, path=tmp_path)
+    learn = spade_learner(dls, presets.tiny_hinge, path=tmp_path)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert np.isfinite(learn.recorder.values[-1]).all()
     learn.export('l.pkl')

@@ -15,10 +15,10 @@ from study import ProcessorMinutes, append, as_bytes, begin, held_back, options,
 def norm(cls, start=MapFieldStart, **kwargs):
     "`tiny` with another norm, and perhaps another start"
     start = partial(MapFieldStart, nz=16) if start is MapFieldStart else start
-    return dict(preset=tiny, generator=dict(norm=partial(cls, **kwargs), start=start))
+    return dict(preset=presets.tiny_hinge, generator=dict(norm=partial(cls, **kwargs), start=start))
 
 maps = dict(mask=partial(MapBranch, hidden=16), edges=partial(MapBranch, nc=1, hidden=16))
-norms = {'SPADE': dict(preset=tiny), 'CLADE': norm(CLADE), 'CLADE-ICPE': norm(CLADEICPE),
+norms = {'SPADE': dict(preset=presets.tiny_hinge), 'CLADE': norm(CLADE), 'CLADE-ICPE': norm(CLADEICPE),
          'INADE': norm(INADE, start=MapStart, nz=16), 'Multi-SPADE': norm(MultiSPADE, maps=maps),
          'OASIS': dict(preset=tiny_oasis)}
 NAMES = [*norms, *baselines]

@@ -17,16 +17,17 @@ from spade_fastai.spaces import lite0_space
 from spade_fastai.nets.frozen import FrozenCritic
 from study import ProcessorMinutes, append, as_bytes, begin, held_back, options, rows, strip
 
+hinge = presets.tiny_hinge
 noise = dict(norm=partial(NoisySPADE, nz=16, hidden=16), start=partial(MapNoiseStart, nz=16))
 lite = dict(vgg=partial(FeatureLoss, lite0))
 frozen = {**tiny_oasis, 'critic_class': FrozenCritic, 'critic': dict(nf=8)}
-field = dict(preset=frozen, generator=tiny['generator'])           # the generator of `tiny`, the frozen critic
+field = dict(preset=frozen, generator=hinge['generator'])           # the same generator, the frozen critic
 RECIPES = {
-    'official':           dict(preset=tiny),                       # hinge and feature matching; VGG is not at hand
-    'official, EMA':      dict(preset=tiny, cbs=EMA),
-    'from landcover':     dict(preset=tiny, cbs=EMA, start='landcover'),   # the network that the package brings
-    '+ DiffAugment':      dict(preset=tiny, cbs=EMA, augment=DiffAugment),
-    '+ Lite0 loss':       dict(preset=tiny, cbs=EMA, gen_loss=lite, weights=dict(feat=10, vgg=1)),
+    'official':           dict(preset=hinge),                       # hinge and feature matching; VGG is not at hand
+    'official, EMA':      dict(preset=hinge, cbs=EMA),
+    'from landcover':     dict(preset=hinge, cbs=EMA, start='landcover'),   # the network that the package brings
+    '+ DiffAugment':      dict(preset=hinge, cbs=EMA, augment=DiffAugment),
+    '+ Lite0 loss':       dict(preset=hinge, cbs=EMA, gen_loss=lite, weights=dict(feat=10, vgg=1)),
     'OASIS':              dict(preset=tiny_oasis),
     'OASIS, bent masks':  dict(preset=tiny_oasis, cbs=WarpMasks),
     'frozen':             dict(preset=frozen),

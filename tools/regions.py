@@ -25,7 +25,7 @@ def nets(n_ids) -> dict:
 
 def learner(name, dls, seed=0):
     set_seed(seed)
-    return spade_learner(dls, tiny, sample_grid=None, cbs=EMA(), **nets(dls.n_classes)[name])
+    return spade_learner(dls, presets.tiny_hinge, sample_grid=None, cbs=EMA(), **nets(dls.n_classes)[name])
 
 def train(name, dls, o) -> Path:
     "Train one, if it is not there"

