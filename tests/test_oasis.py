@@ -22,7 +22,7 @@ from spade_fastai.train.oasis import equal_classes, equal_pixels, mix_mask
 from spade_fastai.train.step import GAN
 from spade_fastai.fast.switch import faster
 from spade_fastai.official_family import oasis_key
-from spade_fastai.learner import oasis, spade_learner, tiny, tiny_oasis
+from spade_fastai.learner import oasis, presets, spade_learner, tiny_oasis
 from spade_fastai.saving import load_gan, load_spade
 
 # The official code: the order of its channels
@@ -307,7 +307,8 @@ def test_one_region_of_a_drawing(make):
 
 def test_parts_one_by_one(make):
     critic = SegmentationCritic(13, nf=2, mults=(2, 2))
-    learn = fit(make(tiny, critic=critic, gen_loss=OASISGeneratorLoss(), crit_loss=OASISCriticLoss(), generator=None))
+    losses = dict(gen_loss=OASISGeneratorLoss(), crit_loss=OASISCriticLoss())
+    learn = fit(make(presets.tiny_hinge, critic=critic, **losses, generator=None))
     assert list(learn.recorder.metric_names)[3:-1] == ['gan', 'crit_fake', 'crit_real', 'crit_mix']
     assert type(learn.model.generator.blocks[0].norm_0) is SPADE and not hasattr(learn, 'ema')
 

@@ -2,7 +2,8 @@
 satellite tiles of Dubai; then a segmenter that learned from real pictures looks at what it draws. Each network is kept;
 a study that was stopped goes on where it was.
 
-python tools/recipes.py --out runs/recipes --minutes 3 --seeds 3         # train and judge: recipes.csv
+python tools/recipes.py --out runs/recipes --minutes 2 --seeds 3         # train and judge: recipes.csv
+python tools/recipes.py --out runs/recipes --minutes .67 --only official "frozen + Lite0"   # with a third of it
 python tools/recipes.py --out runs/recipes --report nbs/course/more      # table, and a picture of the built-in land"""
 import shutil, time
 from functools import partial
@@ -103,9 +104,11 @@ def train(data, name, seed, o) -> dict:
     learn = spade_learner(loaders(data, o), **args, sample_grid=None)
     if start: start_from(learn, start, same={k: v for k, v in SAME.items() if k in learn.dls.reader.codes})
     with learn.no_bar(), learn.no_logging(): learn.fit(10000, cbs=clock)
-    file = o.out/f'{data}-{[*RECIPES].index(name)}-{seed}.pt'
-    torch.save(learn.model.generator.state_dict(), file)
-    return dict(data=data, recipe=name, seed=seed, batches=clock.batches, **judge(data, learn, seed, o))
+    torch.save(learn.model.generator.state_dict(), kept(data, name, seed, o))
+    return dict(data=data, recipe=name, seed=seed, minutes=o.minutes, batches=clock.batches,
+                **judge(data, learn, seed, o))
+
+def kept(data, name, seed, o): return o.out/f'{data}-{[*RECIPES].index(name)}-{seed}-{o.minutes:g}.pt'
 
 def judge(data, learn, seed, o) -> dict:
     "obey (mIoU of the judge on fakes, on reals, their ratio), KID beside its floor, and diversity"
@@ -122,22 +125,23 @@ def judge(data, learn, seed, o) -> dict:
 def run(o):
     "Every row that is not yet in the table, a seed at a time"
     table = o.out/'recipes.csv'
-    done = {(r['data'], r['recipe'], int(r['seed'])) for r in rows(table)}
+    done = {(r['data'], r['recipe'], int(r['seed']), float(r['minutes'])) for r in rows(table)}
     todo = [(d, r, s) for s in range(o.seeds) for d in o.sets or DATA for r in o.only or RECIPES]
     for one in todo:
-        if one not in done: append(table, train(*one, o))
+        if (*one, o.minutes) not in done: append(table, train(*one, o))
 
 def report(o, n:int=6):
-    "The table, and held-back tiles of built-in land by every recipe"
+    "The table, and held-back tiles of built-in land by every recipe that was trained on it"
     shutil.copy(o.out/'recipes.csv', o.report/'recipes.csv')
     dls = land(o)
     mask, real = dls.valid.one_batch()
     masks, reals = mask[:n], as_bytes(real, n)
     columns = {'mask': [dls.palette.paint(m) for m in masks], 'real': reals}
-    for i, name in enumerate(RECIPES):
+    for name in RECIPES:
+        if not kept('land', name, 0, o).exists(): continue
         args = {k: v for k, v in RECIPES[name].items() if k in ('preset', 'generator')}
         gen = spade_learner(dls, **args, sample_grid=None).model.generator.eval()
-        gen.load_state_dict(torch.load(o.out/f'land-{i}-0.pt', weights_only=True))
+        gen.load_state_dict(torch.load(kept('land', name, 0, o), weights_only=True))
         set_seed(0)
         with torch.no_grad(): columns[name.replace(', ', ',\n')] = as_bytes(gen(masks), n)
     strip(columns, o.report.parents[1]/'images'/'recipes.jpg')

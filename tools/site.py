@@ -124,6 +124,8 @@ def doors(nbs):
     aids = [f'course/{o}' for o in ('cheatsheet', 'glossary', 'teacher') if (nbs/f'course/{o}.ipynb').exists()]
     solved = sorted((nbs/'course/solutions').glob('*.ipynb'))
     solutions = [f'Solutions to {int(o.stem[:2])} <course/solutions/{o.stem}>' for o in solved]
+    electives = sorted((nbs/'course/solutions/more').glob('*.ipynb'))
+    solutions += [f'{title(o)} <course/solutions/more/{o.stem}>' for o in electives]
     more = [f'course/more/{o.stem}' for o in sorted((nbs/'course/more').glob('*.ipynb'))]
     rooms = [f'{v} <{k}/room>' for k, v in ROOMS.items() if k != 'commands']
     return (toctree('Learn', numbered(nbs) + aids + ['solutions']) + toctree('Learn more', more)

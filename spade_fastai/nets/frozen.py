@@ -44,6 +44,12 @@ class Even(nn.Module):
         if not self.ready: self.look(x.detach())
         return (x - self.mean)/self.deviation
 
+# %% ../../nbs/lib/nets/14_frozen.ipynb #faca2c4d
+def halvable(image:Tensor, n:int) -> Tensor:
+    "`image` [B,C,H,W], its last row and column repeated until it can be halved `n` times"
+    h, w = image.shape[-2:]
+    return F.pad(image, (0, -w % 2**n, 0, -h % 2**n), mode='replicate')
+
 # %% ../../nbs/lib/nets/14_frozen.ipynb #c4c420f8795
 class FrozenView(nn.Module):
     "What a frozen network sees of pictures [B,3,H,W] in [-1,1], even and mixed: a map a size, fine to coarse"
@@ -74,7 +80,7 @@ class FrozenView(nn.Module):
         return [mix(even(o.to(image))) for o, even, mix in zip(self.maps(image), self.even, self.mix, strict=True)]
     def __getstate__(self): return {**self.__dict__, '_net': []}
 
-# %% ../../nbs/lib/nets/14_frozen.ipynb #53d4852c
+# %% ../../nbs/lib/nets/14_frozen.ipynb #03a2ec31
 @remember_args
 class FrozenCritic(nn.Module):
     "Picture [B,3,H,W] to one scale of layers, the last logits [B,n_classes+1,H,W], by what a frozen network sees"
@@ -98,13 +104,7 @@ class FrozenCritic(nn.Module):
         self.fine, self.last = block(nf + 3, nf), nn.Conv2d(nf, n_classes + 1, 1)   # fine: the picture beside it
         init_weights(self, gain=1)
 
-    def fits(self, size): "Any size does, see `halved`"
-
-    def halved(self, image:Tensor) -> Tensor:
-        "`image` with its last row and column repeated until it can be halved as often as need be"
-        unit = 2**(len(self.ups) + 1 - self.view.zoom)
-        h, w = image.shape[-2:]
-        return F.pad(image, (0, -w % unit, 0, -h % unit), mode='replicate')
+    def fits(self, size): "Any size does, see `halvable`"
 
     def forward(self,
         image:Tensor,    # [B,3,H,W] in [-1,1]
@@ -112,7 +112,7 @@ class FrozenCritic(nn.Module):
         instance=None,   # not looked at
     ) -> list[list[Tensor]]:
         (h, w), feats = image.shape[-2:], []
-        image = self.halved(checked_pictures(self, image, mask))
+        image = halvable(checked_pictures(self, image, mask), len(self.ups) + 1 - self.view.zoom)
         *sides, x = self.view(image)
         for i, block in enumerate(self.ups): feats.append(x := block(torch.cat([sides[-i], x], 1) if i else x))
         feats.append(x := self.fine(torch.cat([image, x], 1)))
