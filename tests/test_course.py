@@ -6,6 +6,7 @@ from conftest import ROOT
 from house import NBS, code_cells, none, notebooks, prose
 
 COURSE = NBS/'course'
+MORE = COURSE/'more'
 TAUGHT = sorted(o for o in COURSE.glob('0[1-6]_*.ipynb'))      # the chapters in which the student builds her own
 REPO = 'https://colab.research.google.com/github/spade-fastai/spade_fastai/blob/main/nbs/course/'
 
@@ -20,6 +21,34 @@ def test_a_chapter_has_its_parts(nb):
     exercises = re.search(r'^## Exercises\n(.*?)^## ', text, flags=re.M | re.S)[1]
     assert re.findall(r'^(\d)\. ', exercises, flags=re.M) == ['1', '2', '3'], 'three exercises'
     assert f'](solutions/{nb.name})' in exercises and (COURSE/'solutions'/nb.name).exists(), 'with solutions'
+
+PAGES = 'fast_spade', 'licences', 'unpaired_and_video'      # pages to read: they have no exercises to be solved
+ELECTIVES = [o for o in sorted(MORE.glob('*.ipynb')) if o.stem not in PAGES]
+INSIDE = 'family', 'masks_from_photos'      # their solutions are cells of their own, behind the exercises
+
+@pytest.mark.parametrize('nb', ELECTIVES, ids=lambda o: o.stem)
+def test_an_elective_that_teaches_has_its_parts(nb):
+    text = prose(nb)
+    assert f']({REPO}more/{nb.name})' in text, 'a badge with an absolute link to this very chapter'
+    parts = r'\*\*Aims\.\*\*', r'\*\*Time\.?\*\*', r'\*\*Needs\.?\*\*', 'redict before you (run|look)', r'^(## |\*\*)Next'
+    assert not [o for o in parts if not re.search(o, text, flags=re.M)]
+    summary = re.search(r'^## Summary\n(.*?)^## ', text, flags=re.M | re.S)[1]
+    assert len(re.findall(r'^- ', summary, flags=re.M)) == 5, 'a summary of five lines'
+    exercises = re.search(r'^## Exercises\n(.*?)(^## |\Z)', text, flags=re.M | re.S)[1]
+    assert re.findall(r'^(\d)\. ', exercises, flags=re.M) == ['1', '2', '3'], 'three exercises'
+    solutions = COURSE/'solutions/more'/nb.name
+    if nb.stem in INSIDE: assert 'olution' in exercises and not solutions.exists()
+    else: assert f'](../solutions/more/{nb.name})' in exercises and solutions.exists(), 'with solutions'
+
+def test_every_elective_is_at_the_door_and_on_the_teachers_page():
+    for page in (NBS/'index.ipynb', COURSE/'teacher.ipynb'):
+        lost = [o.name for o in ELECTIVES if f'more/{o.name})' not in prose(page)]
+        assert not lost, f'{page.name} does not name {lost}'
+
+def test_what_an_elective_needs_is_linked():
+    for nb in ELECTIVES:
+        needs = re.search(r'^\*\*Needs\.?\*\*.*$', prose(nb), flags=re.M)[0]
+        assert re.search(r'\]\(\.\./\.\./lib/[^)]+\)', needs), f'{nb.name}: no reference chapter'
 
 def student_classes(nb):
     "Source by name of the classes `My…` of a notebook"
