@@ -30,7 +30,8 @@ INSIDE = 'family', 'masks_from_photos'      # their solutions are cells of their
 def test_an_elective_that_teaches_has_its_parts(nb):
     text = prose(nb)
     assert f']({REPO}more/{nb.name})' in text, 'a badge with an absolute link to this very chapter'
-    parts = r'\*\*Aims\.\*\*', r'\*\*Time\.?\*\*', r'\*\*Needs\.?\*\*', 'redict before you (run|look)', r'^(## |\*\*)Next'
+    heads = r'\*\*Aims\.\*\*', r'\*\*Time\.?\*\*', r'\*\*Needs\.?\*\*'
+    parts = *heads, 'redict before you (run|look)', r'^(## |\*\*)Next'
     assert not [o for o in parts if not re.search(o, text, flags=re.M)]
     summary = re.search(r'^## Summary\n(.*?)^## ', text, flags=re.M | re.S)[1]
     assert len(re.findall(r'^- ', summary, flags=re.M)) == 5, 'a summary of five lines'
