@@ -1,6 +1,6 @@
 """What the studies share: networks that train for the same time of the processor, in one thread, a row each in a table;
 a study that was stopped goes on where it was."""
-import argparse, csv, time
+import argparse, csv, json, time
 from pathlib import Path
 import numpy as np, torch
 from fastai.vision.all import CancelFitException, Callback
@@ -16,6 +16,14 @@ class ProcessorMinutes(Callback):
     def after_batch(self):
         self.batches += self.training
         if self.training and self.share() >= 1: raise CancelFitException()
+
+def chapter(file, *wanted) -> dict:
+    "What a chapter's import cells define, and its code cells that hold one of the words `wanted`"
+    ns, imports = {}, ('from spade_fastai.all', 'from fastcore.test')
+    cells = json.loads((Path(__file__).resolve().parents[1]/'nbs/course/more'/file).read_text(encoding='utf-8'))['cells']
+    for o in (''.join(c['source']) for c in cells if c['cell_type'] == 'code'):
+        if any(word in o for word in (*imports, *wanted)): exec(o, ns)
+    return ns
 
 def held_back(mask) -> bool: return int(mask.stem) % 5 == 0
 
