@@ -1,5 +1,5 @@
-"""The table of the chapter on flow: the chapter's denoiser and a SPADE GAN of about as many parameters learn the same 200
-pieces of land for the same processor time, in one thread; both then draw the same held-back masks. A run that was
+"""The table of the chapter on flow: the chapter's denoiser and a SPADE GAN of about as many parameters learn the same
+200 pieces of land for the same processor time, in one thread; both then draw the same held-back masks. A run that was
 stopped goes on where it was.
 
 python tools/flow.py --out runs/flow                               # train and judge

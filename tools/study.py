@@ -20,7 +20,8 @@ class ProcessorMinutes(Callback):
 def chapter(file, *wanted) -> dict:
     "What a chapter's import cells define, and its code cells that hold one of the words `wanted`"
     ns, imports = {}, ('from spade_fastai.all', 'from fastcore.test')
-    cells = json.loads((Path(__file__).resolve().parents[1]/'nbs/course/more'/file).read_text(encoding='utf-8'))['cells']
+    path = Path(__file__).resolve().parents[1]/'nbs/course/more'/file
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     for o in (''.join(c['source']) for c in cells if c['cell_type'] == 'code'):
         if any(word in o for word in (*imports, *wanted)): exec(o, ns)
     return ns
