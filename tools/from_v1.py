@@ -1,5 +1,5 @@
-"""The table of the chapter "From the fastai v1 notebook to here": each of its choices trains the chapter's small game for
-the same number of batches, in one thread, and is judged by the chapter's own measure, a seed at a time.
+"""The table of the chapter "From the fastai v1 notebook to here": each of its choices trains the chapter's small game
+for the same number of batches, in one thread, and is judged by the chapter's own measure, a seed at a time.
 
 python tools/from_v1.py --out runs/from_v1 --seeds 3       # then copy from_v1.csv to nbs/course/more"""
 import time

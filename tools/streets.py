@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 def row(name, at:list) -> dict:
-    "Share of pixels, share of pictures, areas of 20 pixels and more a picture, height of the middle (1: the upper edge)"
+    "Share of pixels, share of pictures, areas of 20 pixels and more a picture, mean height (1: the top)"
     areas = [np.bincount(ndimage.label(o)[0].ravel())[1:] for o in at]
     ys = np.concatenate([np.nonzero(o)[0] for o in at])
     return dict(name=name, share=round(float(np.mean([o.mean() for o in at])), 5),
