@@ -22,6 +22,7 @@ def run(nb, as_test):
     torch.set_num_threads(1)
     os.environ.pop('IN_TEST', None)
     if as_test: os.environ['IN_TEST'] = '1'
+    os.chdir(nb.parent)
     shell, times = CaptureShell(nb.parent), []
     for cell in nb_test_cells(nb, ['slow', 'cuda']):
         start = time.process_time()
