@@ -27,11 +27,11 @@ def test_a_run_and_a_second_one(tmp_path):
     assert (rep['batches'], rep['epochs'], rep['stopped'], rep['device']) == (18, 2, None, 'cpu')
     assert 0 < rep['colour_accuracy']['fake'] < rep['colour_accuracy']['real'] < 1 and .1 < rep['peak_memory_GB'] < 4
     rows = list(csv.DictReader((out/'history.csv').open()))
-    assert len(rows) == 2 and all(float(r['feat']) > 0 for r in rows)
+    assert len(rows) == 2 and all(float(r['vgg']) > 0 for r in rows)
     assert [o.name for o in sorted((out/'samples').iterdir())] == ['epoch_000.png', 'epoch_001.png']
     assert np.array(Image.open(out/'samples.png')).std() > 20
     for o in ('samples.png', 'samples/epoch_000.png'): assert read_mark(out/o)['SYNTHETIC'] == 'PARTLY', o
-    assert 'feat' in first.stdout and 'samples.png' in first.stdout            # the table of losses, and where to look
+    assert 'vgg' in first.stdout and 'samples.png' in first.stdout            # the table of losses, and where to look
     before = {o: o.stat().st_mtime_ns for o in out.rglob('*')}
     second = spade_train(*SMALL, '--epochs', 2, cwd=tmp_path)
     assert second.returncode == 0 and before == {o: o.stat().st_mtime_ns for o in out.rglob('*')}

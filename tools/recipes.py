@@ -19,7 +19,6 @@ from spade_fastai.nets.frozen import FrozenCritic
 from study import ProcessorMinutes, append, as_bytes, begin, held_back, options, rows, strip
 
 hinge = presets.tiny_hinge
-noise = dict(norm=partial(NoisySPADE, nz=16, hidden=16), start=partial(MapNoiseStart, nz=16))
 lite = dict(vgg=partial(FeatureLoss, lite0))
 frozen = {**tiny_oasis, 'critic_class': FrozenCritic, 'critic': dict(nf=8)}
 field = dict(preset=frozen, generator=hinge['generator'])           # the same generator, the frozen critic
@@ -36,7 +35,11 @@ RECIPES = {
     'frozen + Lite0':     dict(field, gen_loss=lite, weights=dict(vgg=1)),
     'frozen, bent masks': dict(field, cbs=WarpMasks),
     'frozen + diverse':   dict(field, gen_loss=dict(diverse=DiversityLoss), weights=dict(diverse=3)),
-    'frozen + both':      dict(field, gen_loss=dict(lite, diverse=DiversityLoss), weights=dict(vgg=1, diverse=3))}
+    'frozen + both':      dict(field, gen_loss=dict(lite, diverse=DiversityLoss), weights=dict(vgg=1, diverse=3)),
+    'both, diverse 10':   dict(field, gen_loss=dict(lite, diverse=DiversityLoss), weights=dict(vgg=1, diverse=10)),
+    'both, noise':        dict(preset=frozen, gen_loss=dict(lite, diverse=DiversityLoss),
+                               weights=dict(vgg=1, diverse=3)),
+    'Lite0, landcover':   dict(field, gen_loss=lite, weights=dict(vgg=1), start='landcover')}
 
 def land(o):
     path = make_landcover(o.out/'land', n=1000, size=64)
