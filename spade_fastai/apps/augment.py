@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/apps/augment.html.md"""
 # %% auto #0
 __all__ = ['augment']
 
-# %% ../../nbs/lib/apps/05d_augment.ipynb #c6f7c511245
+# %% ../../nbs/lib/apps/05d_augment.ipynb #9d120f85
 import csv, json, time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from .. import __version__
 from ..drawing import *
 from ..saving import *
 from ..learner import *
+from ..pretrained import network_file
 from ..metrics import *
 from ..metrics import fit_segmenter
 from .pastes import check_want, invented, pasted, pieces_of
@@ -33,7 +34,7 @@ from ..synthetic import *
 from .marks import *
 from ..drawing import as_picture
 
-# %% ../../nbs/lib/apps/05d_augment.ipynb #ccfb25deb71
+# %% ../../nbs/lib/apps/05d_augment.ipynb #c8f0d22b
 @dataclass
 class AugmentPlan:
     "How much of what"
@@ -44,16 +45,23 @@ class AugmentPlan:
     drop:float=.2         # share of the pictures that the filter drops
     cut:float=None        # for a trial: first cut the rare classes to this share of their pixels in training
     preset:str='tiny'     # of the generator
+    start:str=None        # network that it begins with, or 'none'; default: landcover, if the preset has its layout
     turn:bool=True        # whether up and right may be exchanged with down and left, as from above
     form:str='png'        # of the pairs: 'png' or 'tif'
 
-SECONDS = dict(generator=.25, segmenter=.11)       # one batch of eight pictures of 64×64 on two cores, with reserve
+SECONDS = dict(generator=.6, segmenter=.11)       # one batch of eight pictures of 64×64 on two cores, with reserve
 
 def batches(plan:AugmentPlan, size, seeds:int) -> dict:
     "Batches for the generator (a third of the time), and for each of 4·`seeds` segmenters"
     area, s = size[0]*size[1]/64**2, 60*plan.minutes
     return dict(generator=max(3, round(s/3/SECONDS['generator']/area)),
                 segmenter=max(5, round(s*2/3/SECONDS['segmenter']/area/(len(ARMS)*seeds))))
+
+# %% ../../nbs/lib/apps/05d_augment.ipynb #d5e50c68
+def begun_with(plan:AugmentPlan):
+    "The network that a new generator begins with, None for random weights"
+    if plan.start is None: return 'landcover' if presets[plan.preset]['generator'] is tiny['generator'] else None
+    return None if plan.start == 'none' else plan.start
 
 def check_plan(p:AugmentPlan, seeds, out):
     "Raises ValueError for numbers that cannot be"
@@ -67,6 +75,7 @@ def check_plan(p:AugmentPlan, seeds, out):
     if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds <= 100:
         raise ValueError(f"seeds={seeds!r} must be a whole number from 1 to 100")
     if p.preset not in presets: raise ValueError(f"there is no preset '{p.preset}'; choose {', '.join(presets)}")
+    if begun_with(p) is not None: network_file(begun_with(p))
     if p.form not in ('png', 'tif'): raise ValueError(f"form={p.form!r} must be 'png' or 'tif'")
     if p.form == 'tif' and not find_spec('rasterio'):
         raise ImportError('GeoTIFF needs rasterio: `pip install "spade-fastai[geo]"`')
@@ -251,7 +260,7 @@ class Settled:
 
     fitting = property(lambda self: dict(steps=self.n['segmenter'], turn=self.plan.turn))
 
-# %% ../../nbs/lib/apps/05d_augment.ipynb #cb67316a7fa
+# %% ../../nbs/lib/apps/05d_augment.ipynb #ef7dc90f
 class Drawing(Settled):
     "Trains the generator, draws, and drops the worst"
     def train(self):
@@ -264,7 +273,7 @@ class Drawing(Settled):
                 done += 1
                 self.at.step('generator', 'training a generator', done/steps)
             self.drawer, gan = train_generator(self.pairs, self.ids, steps, preset=presets[plan.preset],
-                                               seed=self.seed, turn=plan.turn, tell=tell)
+                                               seed=self.seed, turn=plan.turn, start=begun_with(plan), tell=tell)
             save_spade(gan, self.out/'generator.safetensors', self.pairs.reader)
         self.at.end('generator')
 

@@ -7,7 +7,7 @@ Docs: https://spade-fastai.github.io/spade_fastai/lib/apps/scarce.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/apps/05b_scarce.ipynb #ca1718ebc87
+# %% ../../nbs/lib/apps/05b_scarce.ipynb #522c8cbb
 import random
 from contextlib import nullcontext
 from pathlib import Path
@@ -40,6 +40,7 @@ from ..train.ema import *
 from ..drawing import *
 from ..drawing import drawn_z
 from ..learner import *
+from ..pretrained import start_from
 
 # %% ../../nbs/lib/apps/05b_scarce.ipynb #c4a3f3f81bd
 class Pairs:
@@ -223,7 +224,7 @@ def rare_weights(masks:Tensor, ids, times:float=2.) -> Tensor:
     if not has.any() or has.all(): return torch.ones(len(masks))
     return torch.where(has, min(times, max(1., float((~has).sum()/has.sum()))), 1.)
 
-# %% ../../nbs/lib/apps/05b_scarce.ipynb #cecf8319fca
+# %% ../../nbs/lib/apps/05b_scarce.ipynb #1f6a5ccc
 def train_generator(
     pairs:Pairs,
     rare=(),              # ids of rare classes, whose tiles are picked more often
@@ -232,6 +233,7 @@ def train_generator(
     preset:dict=tiny,     # of the networks
     seed:int=42,
     turn:bool=True,       # whether up and right may be exchanged with down and left
+    start=None,           # network to begin with, see `start_from`: a name, a file, or a `SpadeDrawer`
     tell=lambda: None,    # called after each batch
 ) -> tuple:             # `SpadeDrawer`, and all networks, for `save_spade`
     "A generator that learned from the training pairs: the average of its weights"
@@ -243,6 +245,7 @@ def train_generator(
         if bool((pairs.train[1] >= pairs.n_classes).any()): dls.ignore = pairs.n_classes
         learn = spade_learner(dls, preset, n_classes=pairs.n_classes, sample_grid=None, augment=DiffAugment(),
                               cbs=[EMA(), _Tell(tell)])
+        if start is not None: start_from(learn, start, pairs.codes)
         with learn.no_bar(), learn.no_logging(): learn.fit_flat_lin(2, 1)
     learn.model.eval()
     return SpadeDrawer(learn.model.generator.eval(), pairs.reader, learn.model.encoder), learn.model

@@ -17,7 +17,7 @@ from ..apps.scarce import read_pairs
 from .terminal import can_hold, check_number, check_text, refuse_idle, run_command, shown, typed
 from .options import ignored
 
-# %% ../../nbs/commands/08_augment.ipynb #cc81f990cb7
+# %% ../../nbs/commands/08_augment.ipynb #d952f848
 @dataclass
 class AugmentOptions:
     "Draw pairs where a class is rare, measure whether a segmenter gains by them, and leave both in a folder"
@@ -35,12 +35,13 @@ class AugmentOptions:
     drop:float=.2          # share of the pictures that are dropped, those that obey their mask least
     cut:float=None         # for a trial: first cut the rare classes to this share of their pixels in training
     preset:str='tiny'      # of the generator
+    from_:str=None         # weights to begin with: landcover, a file, or none; default: landcover, where they fit
     form:str='png'         # of the pairs: png or tif
     codes:str=None         # codes.txt or class_dict.csv; default: the one in the folder
     ignore:str=None        # value in the masks that means don't-care, or several: 255,254
     upright:store_true=False  # up is up: pictures are mirrored left and right only
 
-# %% ../../nbs/commands/08_augment.ipynb #c7b959f6b66
+# %% ../../nbs/commands/08_augment.ipynb #b6152452
 def names_of(text):
     "'road,water' as a list of names"
     names = [o.strip() for o in str(text or '').split(',')]
@@ -75,7 +76,7 @@ def settled(o:AugmentOptions) -> AugmentOptions:
 def as_options(**given) -> AugmentOptions:
     "The options `given`, settled; one that changes nothing beside the others raises ValueError"
     o = AugmentOptions(**given)
-    refuse_idle(given, ('preset', o.generator, 'with --generator, which is trained already'))
+    refuse_idle(given, ('preset from_', o.generator, 'with --generator, which is trained already'))
     return settled(o)
 
 # %% ../../nbs/commands/08_augment.ipynb #c482d54e336
@@ -94,7 +95,7 @@ class Line:
     def close(self):
         if self.wide and self.file.isatty(): self.file.write('\n')
 
-# %% ../../nbs/commands/08_augment.ipynb #c6f550ae8d2
+# %% ../../nbs/commands/08_augment.ipynb #cafd0204
 def augment_as_told(o:AugmentOptions):
     "What `augment` finds with options `o`; its line is printed"
     rare, line = names_of(o.rare), Line()
@@ -102,6 +103,7 @@ def augment_as_told(o:AugmentOptions):
     if o.path is not None: data = read_pairs(o.path, rare, o.size, seed=o.seed, **reading)
     more = {k: getattr(o, k) for k in ('seeds', 'size', 'seed', 'minutes', 'more', 'drop', 'preset', 'form')}
     if o.cut is not None: more['cut'] = o.cut
+    if o.from_ is not None: more['start'] = o.from_
     try:
         found = augment(data, rare, o.out, shares_of(o.want), o.generator, turn=not o.upright, tell=line, **more)
     except KeyboardInterrupt as e:

@@ -139,7 +139,7 @@ def refuse_idle(
     "Raises ValueError for an option that was typed and changes nothing"
     for names, idle, why in rules:
         for k in names.split() if idle else ():
-            if given.get(k) not in (None, False): raise ValueError(f"--{k} changes nothing {why}; leave it out")
+            if given.get(k) not in (None, False): raise ValueError(f"{flag(k)} changes nothing {why}; leave it out")
 
 # %% ../../nbs/commands/00_terminal.ipynb #c786258310
 def check_places(
