@@ -8,7 +8,7 @@ from house import NBS, code_cells, none, notebooks, prose
 COURSE = NBS/'course'
 MORE = COURSE/'more'
 TAUGHT = sorted(o for o in COURSE.glob('0[1-6]_*.ipynb'))      # the chapters in which the student builds her own
-CHAPTERS = [*TAUGHT, *sorted(COURSE.glob('0[7-9]_*.ipynb'))]    # and those in which she looks at what came out
+CHAPTERS = [*TAUGHT, *sorted(COURSE.glob('0[07-9]_*.ipynb'))]    # and those in which she looks at what came out
 REPO = 'https://colab.research.google.com/github/spade-fastai/spade_fastai/blob/main/nbs/course/'
 
 @pytest.mark.parametrize('nb', CHAPTERS, ids=lambda o: o.stem)
